@@ -87,9 +87,7 @@ def _checked_zip(path: Path) -> bytes:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
     except zipfile.BadZipFile:
-        raise ScoreError(
-            str(path), "unreadable", "an .mxl file is a zip archive, and this is not one"
-        ) from None
+        raise ScoreError(str(path), "unreadable", "an .mxl file is a zip archive, and this is not one") from None
     if size > _MAX_UNZIPPED:
         raise ScoreError(str(path), "limits", f"unzips to {size:,} bytes; at most {_MAX_UNZIPPED:,} are read")
     return data
@@ -100,9 +98,7 @@ def _bars(toolkit, midi: bytes) -> list[SourceBar]:
     score = symusic.Score.from_midi(midi)
     scale = TICKS_PER_QUARTER / score.ticks_per_quarter
     metres = sorted(
-        (s.time * scale, int(s.numerator), int(s.denominator))
-        for s in score.time_signatures
-        if s.numerator > 0
+        (s.time * scale, int(s.numerator), int(s.denominator)) for s in score.time_signatures if s.numerator > 0
     )
     events = toolkit.renderToTimemap({"includeMeasures": True})
     starts = [event["qstamp"] * TICKS_PER_QUARTER for event in events if "measureOn" in event]

@@ -1,0 +1,354 @@
+"""`MusicTokenizer`: miditok's REMI with BPE as a transformers tokenizer; scores to ids and back.
+
+REMI (Huang and Yang 2020, https://arxiv.org/abs/2002.00212) writes a piece as Bar, TimeSig, Position, Program,
+Pitch and Duration tokens. All programs share one stream, a Program token stands only where the program changes,
+and the grid is that of `musegen.grid`. BPE (`tokenizers`) merges what recurs inside a bar, never across bars.
+
+A saved tokenizer is two JSON files: `tokenizer.json`, which any `PreTrainedTokenizerFast` reads, and
+`miditok.json`, the parameters of REMI. Ids equal those of miditok alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import symusic
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+
+from musegen import grid as g
+from musegen.errors import ScoreError, TokenizerError
+from musegen.scores import ScoreLimits, canonical_score
+
+MIDITOK_FILE = "miditok.json"
+SPECIAL_TOKENS = ("PAD", "BOS", "EOS", "SEP")
+# Positions a beat of Duration tokens, by length in beats: short notes exactly, long ones to a quarter beat.
+_DURATIONS = {(0, 4): g.POSITIONS_PER_BEAT, (4, 16): 4, (16, 64): 1}
+_TEMPO_RANGE = (30, 240)  # quarter notes a minute
+_TEMPOS = 49  # 16 an octave: neighbours differ by 4.4 %, and 60 and 120 are among them
+
+
+def remi_config():
+    from miditok import TokenizerConfig
+
+    return TokenizerConfig(
+        pitch_range=(0, 127),
+        beat_res=_DURATIONS,
+        special_tokens=list(SPECIAL_TOKENS),
+        encode_ids_split="bar",
+        use_velocities=False,
+        use_tempos=True,
+        num_tempos=_TEMPOS,
+        tempo_range=_TEMPO_RANGE,
+        log_tempos=True,
+        delete_equal_successive_tempo_changes=True,
+        use_time_signatures=True,
+        time_signature_range={den: list(range(1, most + 1)) for den, most in g.METRES.items()},
+        use_programs=True,
+        one_token_stream_for_programs=True,
+        program_changes=True,
+        use_pitchdrum_tokens=False,
+    )
+
+
+class MusicTokenizer(PreTrainedTokenizerFast):
+    """Scores to token ids and back.
+
+    Made by `musegen.tokenizer_training.train_tokenizer` or `from_pretrained`; it has no `__init__` of its own, so
+    that `AutoTokenizer` can build it. The text form of a token is one character; `token_names` tells what an id means.
+    """
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json", "miditok_file": MIDITOK_FILE}
+    model_input_names = ["input_ids", "attention_mask"]
+
+    @property
+    def remi(self):
+        """The `miditok.REMI` beneath, with this tokenizer's BPE."""
+        remi = self.__dict__.get("_remi")
+        if remi is None:
+            remi = self.__dict__["_remi"] = self._load_remi()
+        return remi
+
+    def _load_remi(self):
+        from miditok import REMI
+
+        path = self.init_kwargs.get("miditok_file") or Path(self.name_or_path) / MIDITOK_FILE
+        try:
+            parameters = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TokenizerError(f"{path}: no REMI parameters there ({error})") from None
+        return _remi_of(REMI, parameters, self.backend_tokenizer.to_str())
+
+    def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
+        files = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
+        name = f"{filename_prefix}-{MIDITOK_FILE}" if filename_prefix else MIDITOK_FILE
+        path = Path(save_directory) / name
+        path.write_text(json.dumps(_parameters(self.remi), indent=1), encoding="utf-8")
+        return (*files, str(path))
+
+    def __getstate__(self):
+        # miditok objects hold lambdas in some versions: a copy in another process reloads its own.
+        state = dict(self.__dict__)
+        state.pop("_remi", None)
+        return state
+
+    def base_ids(self, score: symusic.Score) -> np.ndarray:
+        """REMI ids before BPE, without BOS and EOS.
+
+        Args:
+            score: A canonical score (`musegen.scores.canonical_score`).
+
+        Returns:
+            int32 (tokens,), each below `base_size`.
+
+        Raises:
+            TokenizerError: If the score is not canonical.
+        """
+        if score.ticks_per_quarter != g.TICKS_PER_QUARTER:
+            raise TokenizerError(
+                f"a score of {score.ticks_per_quarter} ticks a quarter is not canonical; "
+                "load it with musegen.scores.load_score or pass it through canonical_score"
+            )
+        sequence = self.remi.encode(score, encode_ids=False)
+        return np.asarray(sequence.ids, dtype=np.int32)
+
+    @property
+    def base_size(self) -> int:
+        """How many ids stand for themselves, before the merges begin."""
+        return len(self.remi.vocab)
+
+    def merge(self, base_ids: np.ndarray) -> list[int]:
+        """Apply BPE to REMI ids, bar by bar."""
+        base_ids = np.asarray(base_ids)
+        if not len(base_ids):
+            return []
+        return self.backend_tokenizer.encode(self._bars(base_ids), is_pretokenized=True, add_special_tokens=False).ids
+
+    def _bars(self, base_ids: np.ndarray) -> list[str]:
+        """The text of each bar, as BPE reads it."""
+        characters = self._characters[base_ids]
+        cuts = np.flatnonzero(base_ids == self._bar_id)
+        bounds = [0, *cuts[cuts > 0].tolist(), len(base_ids)]
+        return ["".join(characters[a:b]) for a, b in itertools.pairwise(bounds)]
+
+    @property
+    def _bar_id(self) -> int:
+        return self.remi.vocab["Bar_None"]
+
+    @property
+    def _characters(self) -> np.ndarray:
+        table = self.__dict__.get("_character_table")
+        if table is None:
+            remi = self.remi
+            table = np.array([remi._vocab_base_id_to_byte[i] for i in range(len(remi.vocab))])
+            self.__dict__["_character_table"] = table
+        return table
+
+    def split(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Undo BPE: ids to REMI ids, int32.
+
+        Raises:
+            TokenizerError: If an id is not in the vocabulary.
+        """
+        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+        table = self.expansions
+        if len(ids) and (ids.min() < 0 or ids.max() >= len(table)):
+            raise TokenizerError(f"id {ids[(ids < 0) | (ids >= len(table))][0]} is not in 0..{len(table) - 1}")
+        return np.concatenate([table[i] for i in ids]) if len(ids) else np.empty(0, np.int32)
+
+    @property
+    def expansions(self) -> list[np.ndarray]:
+        """For each id, the REMI ids that it stands for: int32 (1 or more,); none for an id never produced."""
+        table = self.__dict__.get("_expansions")
+        if table is None:
+            of_character = {c: i for i, c in enumerate(self._characters.tolist())}
+            table = []
+            for i in range(len(self)):
+                text = (self.convert_ids_to_tokens(i) or "").lstrip("▁")
+                table.append(np.array([of_character[c] for c in text], dtype=np.int32))
+            self.__dict__["_expansions"] = table
+        return table
+
+    def token_names(self, ids: Sequence[int]) -> list[str]:
+        """Readable names, such as `Pitch_60`, of all that the ids stand for."""
+        names = self._base_names
+        return [names[i] for i in self.split(ids)]
+
+    @property
+    def _base_names(self) -> list[str]:
+        names = self.__dict__.get("_names")
+        if names is None:
+            vocabulary = self.remi.vocab
+            names = self.__dict__["_names"] = sorted(vocabulary, key=vocabulary.get)
+        return names
+
+    def encode_score(self, score: symusic.Score, *, bos: bool = True, eos: bool = True) -> list[int]:
+        """Token ids of a score.
+
+        Args:
+            score: A canonical score.
+            bos: Begin with the BOS id.
+            eos: End with the EOS id.
+
+        Raises:
+            TokenizerError: If the score is not canonical.
+        """
+        ids = self.merge(self.base_ids(score))
+        return [self.bos_token_id] * bos + ids + [self.eos_token_id] * eos
+
+    def decode_score(self, ids: Sequence[int], *, limits: ScoreLimits | None = None) -> symusic.Score:
+        """The canonical score that ids stand for. Any ids decode; those that make no sense are passed over.
+
+        Args:
+            ids: Of one piece; special tokens are ignored.
+            limits: What the piece may hold; `ScoreLimits()` by default.
+
+        Returns:
+            One track a program, sorted notes. A piece without a note has no track.
+
+        Raises:
+            TokenizerError: If an id is not in the vocabulary or the piece breaks the limits.
+        """
+        from miditok import TokSequence
+
+        limits = limits or ScoreLimits()
+        base = self.split(ids)
+        base = base[base >= len(SPECIAL_TOKENS)]
+        bars = int((base == self._bar_id).sum())
+        if bars > limits.bars:
+            raise TokenizerError(f"{bars:,} bars; at most {limits.bars:,} are decoded")
+        if not len(base):
+            return symusic.Score(g.TICKS_PER_QUARTER)
+        score = self.remi.decode(TokSequence(ids=base.tolist(), are_ids_encoded=False))
+        if not any(len(track.notes) for track in score.tracks):
+            return symusic.Score(g.TICKS_PER_QUARTER)
+        for events in (score.tempos, score.time_signatures, *(track.notes for track in score.tracks)):
+            events.sort()
+        try:
+            return canonical_score(score, "decoded tokens", limits).score
+        except ScoreError as error:
+            raise TokenizerError(str(error)) from None
+
+    def transposed(self, base_ids: np.ndarray, semitones: int) -> np.ndarray:
+        """REMI ids with every pitch moved, drums excepted.
+
+        Args:
+            base_ids: int32 (tokens,).
+            semitones: Up, or down if negative; the caller keeps it within `transpositions`.
+        """
+        out = np.array(base_ids, dtype=np.int32)
+        out[self._pitched(out)] += semitones
+        return out
+
+    def transpositions(self, base_ids: np.ndarray) -> tuple[int, int]:
+        """The lowest and highest transposition that keeps every pitch within what its program could play.
+
+        Pitches stay in 21..108, the piano's keyboard, or in the piece's own compass where that is wider.
+        """
+        base_ids = np.asarray(base_ids)
+        pitches = base_ids[self._pitched(base_ids)] - self._first_pitch
+        if not len(pitches):
+            return 0, 0
+        return min(0, 21 - int(pitches.min())), max(0, 108 - int(pitches.max()))
+
+    @property
+    def _first_pitch(self) -> int:
+        return self.remi.vocab["Pitch_0"]
+
+    def _pitched(self, base_ids: np.ndarray) -> np.ndarray:
+        first = self._first_pitch
+        pitched = (base_ids >= first) & (base_ids < first + 128)
+        drums = self.remi.vocab.get("Program_-1")
+        if drums is not None and np.any(base_ids == drums):
+            programs = np.array([name.startswith("Program_") for name in self._base_names])[base_ids]
+            last = np.maximum.accumulate(np.where(programs, np.arange(len(base_ids)), -1))
+            pitched &= ~((last >= 0) & (base_ids[np.maximum(last, 0)] == drums))
+        return pitched
+
+
+def _parameters(remi) -> dict:
+    """What `miditok.json` holds: everything but the BPE model, which `tokenizer.json` holds."""
+    parameters = remi.to_dict()
+    parameters.pop("_model", None)
+    return parameters
+
+
+def _remi_of(kind, parameters: dict, model: str):
+    """Build REMI from its parameters and BPE, through a file, the one way that miditok loads."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "miditok.json"
+        # miditok reads the keys in order and needs the model before the characters.
+        last = "_vocab_base_byte_to_token"
+        ordered = {k: v for k, v in parameters.items() if k != last}
+        path.write_text(json.dumps({**ordered, "_model": model, last: parameters.get(last)}), encoding="utf-8")
+        try:
+            return kind(params=path)
+        except Exception as error:
+            raise TokenizerError(f"REMI parameters that this miditok cannot use: {error}") from None
+
+
+def wrap_remi(remi, trained: bool = True) -> MusicTokenizer:
+    """A `MusicTokenizer` over a `miditok.REMI`, trained or not."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    names = {f"{name.lower()}_token": remi._vocab_base_id_to_byte[i] for i, name in enumerate(SPECIAL_TOKENS)}
+    model = (
+        remi._model
+        if trained
+        else Tokenizer(BPE(vocab={c: i for i, c in remi._vocab_base_id_to_byte.items()}, merges=[]))
+    )
+    tokenizer = MusicTokenizer(tokenizer_object=model, clean_up_tokenization_spaces=False, **names)
+    tokenizer.__dict__["_remi"] = remi
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> MusicTokenizer:
+    """Load a tokenizer from a folder or the Hub, with one clear line where there is none.
+
+    Raises:
+        TokenizerError: If there is no music tokenizer.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        missing = [name for name in ("tokenizer.json", MIDITOK_FILE) if not (folder / name).is_file()]
+        if missing:
+            raise TokenizerError(f"{path}: no music tokenizer there ({', '.join(missing)} missing)")
+    elif os.sep in str(path) and str(path).count("/") != 1:
+        raise TokenizerError(f"{path}: no such folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:
+        raise TokenizerError(f"{path}: no tokenizer loads from there ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(tokenizer, MusicTokenizer):
+        raise TokenizerError(f"{path}: a {type(tokenizer).__name__}, not a MusicTokenizer")
+    return tokenizer
+
+
+def iterate_bars(tokenizer: MusicTokenizer, ids: Sequence[int]) -> Iterator[list[int]]:
+    """The ids of one bar after another; what stands before the first bar line comes first, if anything does."""
+    bar_id = tokenizer._bar_id
+    bar: list[int] = []
+    for i in ids:
+        expansion = tokenizer.expansions[i]
+        if len(expansion) and expansion[0] == bar_id and bar:
+            yield bar
+            bar = []
+        bar.append(int(i))
+    if bar:
+        yield bar
+
+
+class _TokenizerKey(PreTrainedConfig):
+    """A key under which AutoTokenizer knows the class: it looks classes up by name, but files them by config."""
+
+    model_type = "musegen-tokenizer"
+
+
+AutoTokenizer.register(_TokenizerKey, MusicTokenizer, exist_ok=True)
