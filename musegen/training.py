@@ -1,0 +1,332 @@
+"""The one Accelerate loop that trains every model of the package.
+
+One process or many, one device or none: the same global batches, the same loss. The loss of a step is the sum
+over the targets of all processes and micro-batches divided by their number, in nats a token. Dropout is seeded
+by the step and the process, so that a resumed run draws what an uninterrupted one draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from musegen import checkpointing
+from musegen.blocks import BlockStream, StreamPosition, position_ids
+from musegen.errors import CheckpointError, ConfigError
+from musegen.likelihood import Likelihood, context_of, score_pieces
+from musegen.tokenizer import MusicTokenizer
+from musegen.training_config import TrainingConfig, learning_rate_at, resolve_precision
+
+HISTORY_FILE = "history.jsonl"
+DONE_FILE = "training.json"
+
+
+@dataclasses.dataclass
+class TrainingResult:
+    """What training came to.
+
+    Args:
+        history: One row a validation: `step`, `train_nats`, `validation_nats`, `bits_per_note`, `learning_rate`.
+        best_step: Of the weights that were kept.
+        bits_per_note: Of these, on the validation pieces.
+        resumed_from: The step at which this run took up; 0 for the beginning.
+    """
+
+    history: list[dict[str, float]]
+    best_step: int
+    bits_per_note: float
+    resumed_from: int
+
+
+def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW, fused, with weight decay on matrices only (not on biases and norms)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+class Trainer:
+    """Train one model; `run` does all.
+
+    Args:
+        model: Fresh, or to go on from.
+        tokenizer: Saved beside the weights.
+        train_pieces: REMI ids of each training piece.
+        validation_pieces: Ids with BOS and EOS, and notes, of each validation piece.
+        config: `corpus` and `tokenizer` are not read here.
+        accelerator: An `accelerate.Accelerator`; made by `make_accelerator` by default.
+        progress: Show a bar.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: MusicTokenizer,
+        train_pieces: Sequence[np.ndarray],
+        validation_pieces: Sequence[tuple[Sequence[int], int]],
+        config: TrainingConfig,
+        *,
+        accelerator=None,
+        progress: bool = True,
+    ):
+        self.config, self.tokenizer = config, tokenizer
+        self.accelerator = accelerator or make_accelerator(config)
+        world = self.accelerator.num_processes
+        if config.batch_size % world:
+            raise ConfigError(f"batch_size {config.batch_size} does not part evenly among {world} processes")
+        self.progress = progress and self.accelerator.is_main_process
+        self.validation = list(validation_pieces)
+        self.stream = BlockStream(
+            train_pieces,
+            tokenizer,
+            block_size=config.block_size,
+            batch_size=config.batch_size,
+            transpose=config.transpose,
+            seed=config.seed,
+        )
+        self.bare = model
+        self.takes_positions = context_of(model) is not None
+        self.optimizer = make_optimizer(model, config)
+        self.model = self.accelerator.prepare_model(model)
+        self.out = Path(config.out)
+        self.step, self.history, self.best = 0, [], math.inf
+        self.best_step = self.stale = 0
+        self._window: list[torch.Tensor] = []
+
+    def run(self) -> TrainingResult:
+        """Train to the end, or from the newest checkpoint on; the best weights lie in `out` afterwards.
+
+        Raises:
+            CheckpointError: If the newest checkpoint is torn, or of another run.
+        """
+        from tqdm.auto import tqdm
+
+        resumed = self._resume()
+        config = self.config
+        bar = tqdm(total=config.steps, initial=self.step, desc=config.model, unit="step", disable=not self.progress)
+        self.model.train()
+        while self.step < config.steps and not (config.patience and self.stale >= config.patience):
+            self._window.append(self._train_step(next(self.stream)))
+            self.step += 1
+            bar.update()
+            last = self.step == config.steps
+            if self.step % config.eval_every == 0 or last:
+                row = self._validate()
+                bar.set_postfix(train=f"{row['train_nats']:.3f}", bits_per_note=f"{row['bits_per_note']:.2f}")
+            if self.step % config.save_every == 0 or last:
+                self._save()
+        bar.close()
+        self.accelerator.wait_for_everyone()
+        result = TrainingResult(self.history, self.best_step, self._best_bits(), resumed)
+        if self.accelerator.is_main_process:
+            self._finish(result)
+        self.accelerator.wait_for_everyone()
+        return result
+
+    def _train_step(self, blocks: np.ndarray) -> torch.Tensor:
+        """One optimiser step on a global batch (batch, block_size); returns its loss, nats a token."""
+        config, accelerator = self.config, self.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * 1009 + rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, config)
+        targets = blocks.shape[0] * (blocks.shape[1] - 1)
+        own = blocks[rank::world]
+        size = min(config.micro_batch_size or len(own), len(own))
+        parts = [own[i : i + size] for i in range(0, len(own), size)]
+        total = torch.zeros((), device=accelerator.device)
+        for i, part in enumerate(parts):
+            last = i + 1 == len(parts)
+            with accelerator.no_sync(self.model) if not last else _nothing(), accelerator.autocast():
+                # Processes average their gradients, so each counts its sum `world` times.
+                loss = self.model(**self._inputs(part), num_items_in_batch=targets).loss * world
+                accelerator.backward(loss)
+            total += loss.detach()
+        accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _inputs(self, blocks: np.ndarray) -> dict[str, torch.Tensor]:
+        device = self.accelerator.device
+        ids = torch.from_numpy(blocks).to(device, non_blocking=True)
+        inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
+        if self.takes_positions and (blocks[:, 1:] == self.tokenizer.bos_token_id).any():
+            # Only blocks with two pieces need positions; without them attention takes its fastest path.
+            positions = position_ids(blocks, self.tokenizer.bos_token_id)
+            inputs["position_ids"] = torch.from_numpy(positions).to(device, non_blocking=True)
+        return inputs
+
+    def _validate(self) -> dict[str, float]:
+        losses = torch.stack(self._window)
+        self._window = []
+        mean = float(self.accelerator.reduce(losses, reduction="mean").mean())
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        with self.accelerator.autocast():
+            own = score_pieces(self.bare, self.validation[rank::world], context=self.config.block_size)
+        sums = torch.tensor([own.nats, own.tokens, own.notes], dtype=torch.float64, device=self.accelerator.device)
+        sums = self.accelerator.reduce(sums, reduction="sum").tolist()
+        score = Likelihood(sums[0], int(sums[1]), int(sums[2]))
+        row = {
+            "step": self.step,
+            "train_nats": mean,
+            "validation_nats": score.nats_per_token,
+            "bits_per_note": score.bits_per_note,
+            "learning_rate": learning_rate_at(self.step - 1, self.config),
+        }
+        self.history.append(row)
+        better = score.nats_per_token < self.best
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.best, self.best_step = score.nats_per_token, self.step
+        if self.accelerator.is_main_process:
+            if better:
+                save_model(self.bare, self.tokenizer, self.out)
+            (self.out / HISTORY_FILE).write_text("".join(json.dumps(r) + "\n" for r in self.history), "utf-8")
+            self._board(row)
+        return row
+
+    def _board(self, row: dict[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.out / "tensorboard"), purge_step=row["step"]) as writer:
+            for name in ("train_nats", "validation_nats", "bits_per_note", "learning_rate"):
+                writer.add_scalar(name, row[name], row["step"])
+
+    def _best_bits(self) -> float:
+        rows = [row["bits_per_note"] for row in self.history if row["step"] == self.best_step]
+        return rows[0] if rows else math.nan
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "position": dataclasses.asdict(self.stream.position),
+            "history": self.history,
+            "best": self.best if math.isfinite(self.best) else None,
+            "best_step": self.best_step,
+            "stale": self.stale,
+            "window": [float(x) for x in self._window],
+            "run": run_signature(self.config, self.stream.pieces),
+        }
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            checkpointing.save_checkpoint(self.out / "checkpoints", self.bare, self.optimizer, self._state())
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        found = checkpointing.checkpoints(self.out / "checkpoints")
+        if not found:
+            return 0
+        state = checkpointing.read_state(found[-1])
+        if state["run"] != run_signature(self.config, self.stream.pieces):
+            raise CheckpointError(
+                f"{found[-1]}: of a run with other settings or another corpus; remove it or name another `out`"
+            )
+        checkpointing.load_checkpoint(found[-1], self.bare, self.optimizer)
+        self.step, self.history, self.stale = state["step"], state["history"], state["stale"]
+        self.best = math.inf if state["best"] is None else state["best"]
+        self.best_step = state["best_step"]
+        self.stream.position = StreamPosition(**state["position"])
+        self._window = [torch.tensor(x, device=self.accelerator.device) for x in state["window"]]
+        return self.step
+
+    def _finish(self, result: TrainingResult) -> None:
+        done = {**dataclasses.asdict(result), "config": dataclasses.asdict(self.config)}
+        done["parameters"] = sum(p.numel() for p in self.bare.parameters())
+        write_json(self.out / DONE_FILE, done)
+
+
+class _nothing:
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *_):
+        return False
+
+
+def make_accelerator(config: TrainingConfig):
+    """The `Accelerator` for a configuration; it finds processes and devices by itself."""
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
+
+
+def run_signature(config: TrainingConfig, pieces: Iterable[np.ndarray]) -> str:
+    """By which a checkpoint knows its run: all settings that change the weights, and the corpus."""
+    settings = {
+        k: v for k, v in dataclasses.asdict(config).items() if k not in ("corpus", "tokenizer", "out", "save_every")
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for piece in pieces:
+        digest.update(np.ascontiguousarray(piece, dtype="<i4").tobytes())
+    return digest.hexdigest()
+
+
+def save_model(model, tokenizer: MusicTokenizer, out: Path) -> None:
+    """Write model and tokenizer as a Hub folder; each file is replaced only when the new one is whole."""
+    aside = out / ".partial"
+    aside.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    for file in sorted(aside.iterdir()):
+        file.replace(out / file.name)
+    aside.rmdir()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON aside, then rename."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    aside.replace(path)
+
+
+def train_from_config(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
+    """Train as a configuration says: load the corpus and the tokenizer, build the model, run.
+
+    Raises:
+        MusegenError: Naming the setting, the folder or the file that is wrong.
+    """
+    from musegen.corpus import corpus_scores, load_corpus
+    from musegen.models import PRESETS, build_model, load_causal_lm
+    from musegen.tokenizer import load_tokenizer
+
+    for name in ("corpus", "tokenizer", "out"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name}: a folder is needed")
+    corpus, tokenizer = load_corpus(config.corpus), load_tokenizer(config.tokenizer)
+    train = [tokenizer.base_ids(score) for _, score in corpus_scores(corpus["train"])]
+    held = corpus.get("validation")
+    if held is None:
+        raise ConfigError(f"{config.corpus}: no validation split; a corpus of three works or more has one")
+    validation = [(tokenizer.encode_score(score), row["notes"]) for row, (_, score) in zip(held, corpus_scores(held))]
+    torch.manual_seed(config.seed)
+    if config.model in PRESETS:
+        model = build_model(
+            config.model,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            n_positions=config.block_size,
+            **config.model_settings,
+        )
+    else:
+        model = load_causal_lm(config.model)
+        if model.config.vocab_size != len(tokenizer):
+            raise ConfigError(
+                f"model {config.model} has {model.config.vocab_size} tokens, the tokenizer {config.tokenizer} "
+                f"{len(tokenizer)}; go on with the tokenizer that lies beside the model"
+            )
+    return Trainer(model, tokenizer, train, validation, config, progress=progress).run()

@@ -1,0 +1,120 @@
+"""What a training run is told: a dataclass read from YAML, and the schedule and precision that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from musegen.errors import ConfigError
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """What `musegen train` reads from YAML.
+
+    Args:
+        corpus: Folder of the corpus.
+        tokenizer: Folder of the tokenizer.
+        out: Folder that becomes the model.
+        model: A preset of `musegen.models.PRESETS`, or a folder or Hub name to go on from.
+        model_settings: Settings that replace those of the preset.
+        block_size: Tokens a block, and the longest context of a GPT.
+        batch_size: Blocks a step, over all processes.
+        micro_batch_size: Blocks a forward pass and process; by default all of a process's blocks at once.
+        steps: Optimiser steps.
+        learning_rate: At its height.
+        final_learning_rate: As a share of the height, at the end of the cosine.
+        warmup: Steps over which the learning rate rises.
+        weight_decay: Of AdamW, on matrices only.
+        betas: Of AdamW.
+        clip: Norm to which gradients are clipped.
+        transpose: Move each piece to another key each epoch.
+        precision: `auto` (bf16 where the device computes in it, else no), `bf16` or `no`.
+        eval_every: Steps between validations; the best weights are kept.
+        save_every: Steps between checkpoints.
+        patience: Validations without gain after which training ends; 0 for never.
+        seed: Of weights, order, keys and dropout.
+    """
+
+    corpus: str = ""
+    tokenizer: str = ""
+    out: str = ""
+    model: str = "gpt-tiny"
+    model_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    block_size: int = 512
+    batch_size: int = 8
+    micro_batch_size: int | None = None
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.1
+    warmup: int = 50
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    transpose: bool = True
+    precision: str = "auto"
+    eval_every: int = 100
+    save_every: int = 100
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        self.betas = tuple(self.betas)
+        for name in ("block_size", "batch_size", "steps", "eval_every", "save_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}: a whole number of at least 1 is needed, not {value!r}")
+        for name in ("learning_rate", "clip"):
+            if not isinstance(getattr(self, name), (int, float)) or getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: a number above 0 is needed, not {getattr(self, name)!r}")
+        if self.precision not in ("auto", "bf16", "no"):
+            raise ConfigError(f"precision: auto, bf16 or no, not {self.precision!r}")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> TrainingConfig:
+        """Read a configuration; paths in it are relative to the current folder.
+
+        Raises:
+            ConfigError: Naming the file and the setting.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:160]})") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: settings are needed, one a line, as `name: value`")
+        values.update(overrides)
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(f"{path}: no setting {', '.join(unknown)}; the settings are {', '.join(known)}")
+        try:
+            return cls(**values)
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then half a cosine down to the final share; `step` counts from 0."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    low = config.final_learning_rate
+    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def resolve_precision(precision: str) -> str:
+    """`auto` to what this device computes fast: bf16 where it has instructions for it."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    checks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    return "bf16" if any(check is not None and check() for check in checks) else "no"
