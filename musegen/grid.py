@@ -140,6 +140,39 @@ def note_array(score: symusic.Score) -> np.ndarray:
     return notes[np.lexsort((notes["duration"], notes["program"], notes["pitch"], notes["onset"]))]
 
 
+def slice_bars(score: symusic.Score, start: int, stop: int) -> symusic.Score:
+    """Bars `start` to `stop` (exclusive) of a canonical score, moved to tick 0.
+
+    Notes belong to the bar they begin in; one that sounds over the end is cut there. Tempo, metre and key in
+    force at the start are kept.
+    """
+    bars = bar_grid(score)
+    stop = min(stop, len(bars))
+    start = min(max(start, 0), stop)
+    low, high = int(bars.starts[start]), int(bars.starts[stop])
+    out = symusic.Score(score.ticks_per_quarter)
+    for track in score.tracks:
+        soa = track.notes.numpy()
+        inside = (soa["time"] >= low) & (soa["time"] < high)
+        if inside.any():
+            part = symusic.Track(track.name, track.program, track.is_drum)
+            soa = {name: values[inside] for name, values in soa.items()}
+            soa["duration"] = np.minimum(soa["duration"], high - soa["time"])
+            soa["time"] = soa["time"] - low
+            part.notes = symusic.Note.from_numpy(**soa)
+            out.tracks.append(part)
+    for source, target in (
+        (score.time_signatures, out.time_signatures),
+        (score.tempos, out.tempos),
+        (score.key_signatures, out.key_signatures),
+    ):
+        for event in [e for e in source if e.time <= low][-1:] + [e for e in source if low < e.time < high]:
+            event = event.copy()
+            event.time = max(0, event.time - low)
+            target.append(event)
+    return out
+
+
 def fit_bar(length: float, numerator: int, denominator: int) -> list[tuple[int, int]]:
     """Metres out of `METRES` that together last as long as a source bar, or a little longer.
 

@@ -1,0 +1,212 @@
+"""The `musegen` command. Heavy imports happen inside the verbs, so that help answers at once.
+
+Every `MusegenError` becomes one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from musegen.errors import ConfigError, MusegenError, RequestError
+
+app = typer.Typer(
+    name="musegen",
+    help="Compose music with Hugging Face models: scores to corpus, tokenizer, models, music, judgement.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+corpus_app = typer.Typer(help="Build and look at corpora.", no_args_is_help=True, rich_markup_mode=None)
+tokenizer_app = typer.Typer(help="Train tokenizers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
+
+
+def main() -> None:
+    """Entry point: run a verb, and turn what a user can cure into one line and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app(prog_name="musegen")
+    except MusegenError as error:
+        print(f"musegen: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("musegen: interrupted; the same command goes on from what is done", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Seed = 0,
+):
+    """Run the main job on embedded Mozart: corpus, tokenizer, two models, music, report."""
+    from musegen.demo import run_demo
+
+    report = run_demo(out, seed=seed)
+    print(f"report: {report}")
+
+
+@corpus_app.command("build")
+def corpus_build(
+    sources: Annotated[list[str] | None, typer.Argument(help="Files, folders, or music21:PATH.")] = None,
+    source: Annotated[list[str] | None, typer.Option("--source", help="Another source; may recur.")] = None,
+    out: Out = Path("corpus"),
+    validation: Annotated[float, typer.Option(help="Share of the notes for validation.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the notes for testing.")] = 0.1,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; one a core by default.")] = None,
+    seed: Seed = 0,
+):
+    """Read scores into a corpus, split by work."""
+    from musegen.corpus import SplitOptions, build_corpus
+
+    if not 0 <= validation < 1 or not 0 <= test < 1 or validation + test >= 1:
+        raise RequestError("--validation and --test: shares from 0 to below 1 that leave something to train on")
+    named = [*(sources or []), *(source or [])]
+    if not named:
+        raise RequestError("corpus build: name a file, a folder, or a source such as music21:mozart")
+    report = build_corpus(named, out, split=SplitOptions(validation, test, seed), workers=workers)
+    print(report)
+    print(f"corpus: {out}")
+
+
+@corpus_app.command("show")
+def corpus_show(folder: Annotated[Path, typer.Argument(help="A corpus.")]):
+    """Print what is inside a corpus."""
+    from musegen.corpus import load_corpus
+    from musegen.corpus_stats import describe
+
+    print(describe(load_corpus(folder)))
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    corpus: Annotated[Path, typer.Argument(help="A corpus.")],
+    vocab_size: Annotated[int, typer.Option(help="Ids in all.")] = 2000,
+    out: Out = Path("tokenizer"),
+    seed: Seed = 0,
+):
+    """Train BPE on the training split and measure the round trip of all splits."""
+    from musegen.corpus import corpus_scores, load_corpus
+    from musegen.tokenizer_training import round_trip, train_tokenizer
+
+    splits = load_corpus(corpus)
+    tokenizer = train_tokenizer([score for _, score in corpus_scores(splits["train"])], vocab_size, seed=seed)
+    for name, rows in splits.items():
+        print(f"{name}: {round_trip(tokenizer, corpus_scores(rows))}")
+    tokenizer.save_pretrained(out)
+    print(f"tokenizer: {out}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see docs/training.md.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="name=value, over the file's.")] = None,
+):
+    """Train a model, or go on with an interrupted training."""
+    from musegen.training import train_from_config
+    from musegen.training_config import TrainingConfig
+
+    result = train_from_config(TrainingConfig.from_yaml(config, **_overrides(settings or [])))
+    if result.resumed_from:
+        print(f"went on from step {result.resumed_from}")
+    print(f"best at step {result.best_step}: {result.bits_per_note:.3f} bits a note on the validation works")
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A folder, a shipped name, or a Hub name.")],
+    prompt: Annotated[Path | None, typer.Option(help="A score to go on from.")] = None,
+    prompt_bars: Annotated[int, typer.Option(help="Bars of the prompt to keep.")] = 4,
+    bars: Annotated[int, typer.Option(help="New bars; 0 lets the model end.")] = 16,
+    num: Annotated[int, typer.Option(help="Pieces.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Above 1 bolder, below 1 safer.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest ids of this probability.")] = 0.97,
+    seed: Seed = 0,
+    out: Out = Path("music"),
+    sheet: Annotated[bool, typer.Option("--sheet", help="Engrave sheet music.")] = False,
+    roll: Annotated[bool, typer.Option("--roll", help="Draw a piano roll.")] = False,
+    audio: Annotated[bool, typer.Option("--audio", help="Render audio.")] = False,
+):
+    """Write music: MIDI files, and pictures and sound if asked for."""
+    from musegen.decoding import SamplingOptions
+    from musegen.pipeline import compose, load_model
+    from musegen.rendering import render_all
+    from musegen.scores import load_score
+
+    if not 1 <= num <= 256:
+        raise RequestError(f"--num: from 1 to 256, not {num}")
+    options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
+    opening = load_score(prompt).score if prompt else None
+    loaded, tokenizer = load_model(model)
+    pieces = compose(
+        loaded,
+        tokenizer,
+        [opening] * num,
+        bars=bars or None,
+        prompt_bars=prompt_bars if prompt else None,
+        options=options,
+        progress=True,
+    )
+    name = Path(model).name
+    for i, piece in enumerate(pieces):
+        files = render_all(
+            piece.score, out, f"{name}-{seed}-{i}", sheet=sheet, roll=roll, audio=audio, prompt_bars=piece.prompt_bars
+        )
+        print(*files.values(), sep="\n")
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Models, or folders of MIDI files.")],
+    corpus: Annotated[Path, typer.Option(help="The corpus whose test works are the measure.")],
+    out: Out = Path("evaluation"),
+    num: Annotated[int, typer.Option(help="Samples a model.")] = 8,
+    bars: Annotated[int, typer.Option(help="Bars a sample.")] = 32,
+    seed: Seed = 0,
+):
+    """Judge models, or music in folders, against held-out works."""
+    from musegen.evaluation import evaluate_models
+
+    print(evaluate_models(models, corpus, out, num=num, bars=bars, seed=seed))
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="A score of any kind that is read here.")],
+    out: Out = Path("rendered"),
+):
+    """Make sheet music, a piano roll and audio of a score."""
+    from musegen.rendering import render_all
+    from musegen.scores import load_score
+
+    loaded = load_score(file)
+    files = render_all(loaded.score, out, file.stem, title=loaded.about.get("title"))
+    print(*files.values(), sep="\n")
+
+
+def _overrides(settings: list[str]) -> dict:
+    import yaml
+
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: write it as name=value")
+        values[name.strip()] = yaml.safe_load(value)
+    return values
+
+
+if __name__ == "__main__":
+    main()
