@@ -1,0 +1,201 @@
+"""Corpora: every file accounted for, no work in two splits, a folder that `load_dataset` reads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from datasets import load_dataset
+
+from musegen import grid as g
+from musegen.corpus import SplitOptions, build_corpus, corpus_scores, load_corpus, split_by_work
+from musegen.corpus_stats import describe
+from musegen.errors import CorpusError
+from musegen.scores import content_hash, load_score, midi_bytes
+from musegen.sources import find_scores, work_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, scores):
+    """A folder as users have them: works in subfolders, a copy, damaged files, other files."""
+    root = tmp_path_factory.mktemp("mine")
+    for name, score in scores.items():
+        path = root / (name + ".mid" if "/" in name else f"{name}/1.mid")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(midi_bytes(score))
+    (root / "copy-of-k545.mid").write_bytes(midi_bytes(scores["k545"]))
+    (root / "torn.mid").write_bytes(midi_bytes(scores["k545"])[:50])
+    (root / "notes.txt").write_text("no score")
+    (root / "broken.mxl").write_bytes(b"PK nothing")
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("corpus") / "corpus"
+    report = build_corpus([str(folder)], out, workers=2, progress=False)
+    return out, report
+
+
+def test_every_file_is_accounted_for(built):
+    out, report = built
+    assert report.found == 7 == sum(report.kept.values()) + len(report.duplicates) + len(report.quarantined)
+    assert sum(report.kept.values()) == 4 and len(report.duplicates) == 1
+    assert {source.split("/")[-1]: q["reason"] for source, q in report.quarantined.items()} == {
+        "torn.mid": "unreadable",
+        "broken.mxl": "unreadable",
+    }
+    assert json.loads((out / "report.json").read_text())["found"] == 7
+    assert "2 quarantined" in str(report)
+
+
+def test_rows_hold_the_music_and_what_is_known_of_it(built, scores):
+    rows = [row for split in load_corpus(built[0]).values() for row in split]
+    by_hash = {content_hash(score): score for score in scores.values()}
+    assert {row["content_hash"] for row in rows} == set(by_hash)
+    for row in rows:
+        score = by_hash[row["content_hash"]]
+        assert row["notes"] == len(g.note_array(score)) and row["bars"] == len(g.bar_grid(score))
+        assert row["programs"] == sorted({t.program for t in score.tracks})
+    k155 = next(row for row in rows if "k155" in row["source"])
+    assert (k155["key"], k155["metre"]) == ("D major", "2/4")
+
+
+def test_load_dataset_reads_the_folder_as_it_lies(built):
+    found = load_dataset(str(built[0]))
+    assert set(found) == set(load_corpus(built[0])) and found["train"].features["midi"].dtype == "binary"
+
+
+def test_scores_come_back_from_the_corpus(built, scores):
+    hashes = {content_hash(score) for score in scores.values()}
+    for rows in load_corpus(built[0]).values():
+        for _, score in corpus_scores(rows):
+            assert content_hash(score) in hashes
+
+
+def test_building_again_gives_the_same_bytes(built, folder, tmp_path):
+    build_corpus([str(folder)], tmp_path / "again", workers=1, progress=False)
+    for name in ("train", "validation", "test"):
+        file = f"data/{name}-00000-of-00001.parquet"
+        assert (built[0] / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+
+def test_describe_tells_what_is_inside(built):
+    text = describe(load_corpus(built[0]))
+    assert "D major 1" in text and "Violin 3" in text and "Acoustic Grand Piano 1" in text
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("count", [3, 5, 12, 200])
+def test_no_work_is_in_two_splits(seed, count):
+    rows = [{"work": f"w{i}", "notes": 100 + 37 * (i * seed % 11), "n": k} for i in range(count) for k in range(3)]
+    parts = split_by_work(rows, SplitOptions(seed=seed))
+    works = {name: {row["work"] for row in part} for name, part in parts.items()}
+    assert sum(map(len, parts.values())) == len(rows)
+    assert set(parts) == {"train", "validation", "test"}
+    assert not works["train"] & works["test"] and not works["train"] & works["validation"]
+    assert not works["test"] & works["validation"]
+    if count == 200:
+        total = sum(row["notes"] for row in rows)
+        for name in ("validation", "test"):
+            assert 0.06 * total < sum(row["notes"] for row in parts[name]) < 0.13 * total
+
+
+def test_few_works_of_very_different_size_still_give_real_test_data():
+    sizes = {"k80": 8082, "k155": 5425, "k156": 7847, "k458": 16464, "k545": 191}
+    rows = [{"work": work, "notes": size} for work, size in sizes.items()]
+    for seed in range(10):
+        parts = split_by_work(rows, SplitOptions(seed=seed))
+        assert all(sum(row["notes"] for row in parts[name]) > 2000 for name in ("train", "validation", "test"))
+
+
+@pytest.mark.parametrize(
+    ("path", "work"),
+    [
+        ("mozart/k155/movement1.mxl", "mozart/k155"),
+        ("k80/02-andante.mid", "k80"),
+        ("sonata-1.mid", "sonata"),
+        ("sonata_mvt2.mid", "sonata"),
+        ("bach/bwv846.mid", "bach/bwv846"),
+        ("1.mid", "1"),
+        ("menuet.mid", "menuet"),
+    ],
+)
+def test_work_of_a_path(path, work):
+    assert work_of(path) == work
+
+
+def test_metadata_file_names_works_and_licences(folder, scores, tmp_path):
+    path = tmp_path / "a.mid"
+    path.write_bytes(midi_bytes(scores["k545"]))
+    (tmp_path / "metadata.csv").write_text("file,composer,work,license\na.mid,Mozart,K. 545,Public Domain\n")
+    found = next(find_scores(str(tmp_path)))
+    assert (found.composer, found.work, found.license) == ("Mozart", "K. 545", "Public Domain")
+
+
+def test_music21_sources():
+    found = list(find_scores("music21:mozart"))
+    assert len(found) == 16 and len({f.work for f in found}) == 5
+    assert all(f.composer == "Wolfgang Amadeus Mozart" and f.license for f in found)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/nowhere", "no such file or folder"),
+        ("music21:nobody", "no such folder"),
+        ("music21:../..", "no such folder"),
+        ("music21:", "no such folder"),
+    ],
+)
+def test_sources_that_are_none(source, message, tmp_path):
+    with pytest.raises(CorpusError, match=message):
+        build_corpus([source], tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_a_score(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(CorpusError, match="no score in it"):
+        build_corpus([str(tmp_path / "in")], tmp_path / "out", progress=False)
+
+
+def test_nothing_usable(tmp_path):
+    (tmp_path / "bad.mid").write_bytes(b"MThd")
+    with pytest.raises(CorpusError, match=r"none of the 1 files.*unreadable"):
+        build_corpus([str(tmp_path / "bad.mid")], tmp_path / "out", progress=False)
+
+
+def test_a_folder_with_other_things_is_not_overwritten(tmp_path, folder):
+    (tmp_path / "thesis.tex").write_text("do not lose me")
+    with pytest.raises(CorpusError, match="something else"):
+        build_corpus([str(folder)], tmp_path, progress=False)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_killed_build_leaves_no_half_corpus(tmp_path):
+    code = "from musegen.corpus import build_corpus; build_corpus(['music21:mozart'], 'corpus', progress=False)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True)
+    time.sleep(2.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_not_a_corpus(tmp_path):
+    with pytest.raises(CorpusError, match="no corpus there"):
+        load_corpus(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-0.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(CorpusError, match="cannot be read as Parquet"):
+        load_corpus(tmp_path)
+
+
+def test_the_same_piece_from_notation_and_from_midi_is_one_piece(tmp_path, movement_paths):
+    source = movement_paths["k80/movement3"]
+    (tmp_path / "k80.mid").write_bytes(midi_bytes(load_score(source, isolate=False).score))
+    report = build_corpus([str(source), str(tmp_path / "k80.mid")], tmp_path / "out", progress=False)
+    assert report.kept == {"train": 1} and len(report.duplicates) == 1
