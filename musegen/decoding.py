@@ -44,6 +44,7 @@ _NEXT = {
     DURATION: (PITCH, PROGRAM, POSITION, BAR),
     END: (),
 }
+MAX_NOTES_AT_ONCE = 32  # that begin at one position; a full orchestra seldom needs more
 _MAX_EMPTY_BARS = 2  # in a row; a model that has lost its way writes rests for ever
 
 
@@ -59,6 +60,7 @@ class GrammarState:
         bars: Begun so far.
         notes: Whether there is any.
         empty: Bars in a row without a note, this one included.
+        struck: Notes that begin at this position.
     """
 
     kind: int = START
@@ -68,6 +70,7 @@ class GrammarState:
     bars: int = 0
     notes: bool = False
     empty: int = 0
+    struck: int = 0
 
 
 class Grammar:
@@ -129,7 +132,7 @@ class Grammar:
         if token in (self.bos, self.pad):
             return state
         kind, position, length = state.kind, state.position, state.bar_length
-        program, bars, notes, empty = state.program, state.bars, state.notes, state.empty
+        program, bars, notes, empty, struck = state.program, state.bars, state.notes, state.empty, state.struck
         for base in self._expansions[token]:
             kind, value = int(self._kind[base]), int(self._value[base])
             if kind == BAR:
@@ -137,12 +140,12 @@ class Grammar:
             elif kind == METRE:
                 length = value
             elif kind == POSITION:
-                position = value
+                position, struck = value, 0
             elif kind == PROGRAM:
                 program = True
             elif kind == DURATION:
-                notes, empty = True, 0
-        return GrammarState(kind, position, length, program, bars, notes, empty)
+                notes, empty, struck = True, 0, struck + 1
+        return GrammarState(kind, position, length, program, bars, notes, empty, struck)
 
     def read(self, ids: Sequence[int], state: GrammarState | None = None) -> GrammarState:
         """The state after many tokens."""
@@ -162,22 +165,23 @@ class Grammar:
             bool (vocabulary,). Never all False.
         """
         full = bars is not None and state.bars >= bars
-        may_end = DURATION in (state.kind,) or state.kind in (METRE, TEMPO, CLOSED)
+        may_end = state.kind in (DURATION, METRE, TEMPO, CLOSED)
         ends = may_end and state.notes and (bars is None or full)
         may_bar = not full and state.empty < _MAX_EMPTY_BARS + (state.bars == 0)
-        key = (state.kind, state.position, state.bar_length, state.program, ends, may_bar)
+        crowded = state.kind == DURATION and state.struck >= MAX_NOTES_AT_ONCE
+        key = (state.kind, state.position, state.bar_length, state.program, ends, may_bar, crowded)
         mask = self._masks.get(key)
         if mask is None:
-            mask = self._masks[key] = self._mask(state, ends, may_bar)
+            mask = self._masks[key] = self._mask(state, ends, may_bar, crowded)
         return mask
 
-    def _mask(self, state: GrammarState, ends: bool, may_bar: bool) -> np.ndarray:
+    def _mask(self, state: GrammarState, ends: bool, may_bar: bool, crowded: bool) -> np.ndarray:
         mask = np.zeros(len(self.legal), bool)
         if state.kind == END:
             mask[self.pad] = True
             return mask
         for kind in _NEXT[state.kind]:
-            if kind != BAR or may_bar:
+            if (kind != BAR or may_bar) and not (crowded and kind in (PITCH, PROGRAM)):
                 mask |= self.first == kind
         begins_bar = self.first == BAR
         mask &= self.legal & (self.reach < state.bar_length)
@@ -188,9 +192,8 @@ class Grammar:
             mask &= self.first != POSITION
         mask[self.eos] = ends
         if not mask.any():
-            # A bar that must not be left empty and has no room: leaving it is the lesser evil.
-            mask[self.eos] = state.notes
-            mask |= begins_bar & self.legal if not state.notes else False
+            # The bar has no room left and another is not to begin: the piece ends.
+            mask[self.eos] = True
         return mask
 
 

@@ -236,6 +236,34 @@ def _layers(track: symusic.Track) -> list:
     return [symusic.core.NoteTickList(layer) for layer in layers]
 
 
+def limit_unisons(score: symusic.Score, voices: int = 4) -> symusic.Score:
+    """A copy in which no track sounds one pitch more than `voices` times at once, as no section of players does.
+
+    A further note takes over from the one that has sounded longest, which ends there; a further note at the very
+    onset of all of them is dropped. Models that have lost their way write such heaps.
+    """
+    out = score.copy()
+    for track in out.tracks:
+        layers = _layers(track)
+        if len(layers) <= voices:
+            continue
+        kept: list = []
+        sounding: dict[int, list] = {}
+        for note in sorted(track.notes, key=lambda n: (n.start, -n.duration, n.pitch)):
+            current = [other for other in sounding.get(note.pitch, []) if other.end > note.start]
+            if len(current) >= voices:
+                oldest = min(current, key=lambda n: n.start)
+                if oldest.start == note.start:
+                    continue
+                oldest.duration = note.start - oldest.start
+                current.remove(oldest)
+            sounding[note.pitch] = [*current, note]
+            kept.append(note)
+        track.notes = symusic.core.NoteTickList(kept)
+        track.notes.sort()
+    return out
+
+
 def content_hash(score: symusic.Score) -> str:
     """Of what is heard and where the bars lie: equal for equal music, whatever the file around it.
 

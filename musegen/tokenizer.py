@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFas
 
 from musegen import grid as g
 from musegen.errors import ScoreError, TokenizerError
-from musegen.scores import ScoreLimits, canonical_score
+from musegen.scores import ScoreLimits, canonical_score, limit_unisons
 
 MIDITOK_FILE = "miditok.json"
 SPECIAL_TOKENS = ("PAD", "BOS", "EOS", "SEP")
@@ -229,7 +229,7 @@ class MusicTokenizer(PreTrainedTokenizerFast):
         for events in (score.tempos, score.time_signatures, *(track.notes for track in score.tracks)):
             events.sort()
         try:
-            return canonical_score(score, "decoded tokens", limits).score
+            return limit_unisons(canonical_score(score, "decoded tokens", limits).score)
         except ScoreError as error:
             raise TokenizerError(str(error)) from None
 

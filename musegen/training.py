@@ -244,6 +244,7 @@ class Trainer:
 
     def _finish(self, result: TrainingResult) -> None:
         done = {**dataclasses.asdict(result), "config": dataclasses.asdict(self.config)}
+        done["processes"] = self.accelerator.num_processes
         done["parameters"] = sum(p.numel() for p in self.bare.parameters())
         write_json(self.out / DONE_FILE, done)
 

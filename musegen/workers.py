@@ -404,10 +404,10 @@ class _Worker:
                 self.outgoing = self.outgoing[self.connection.send(self.outgoing) :]
 
     def assign(self, flight: _Flight, heard: float):
-        self.send(flight.message)
         self.flight, self.fresh, self.heard = flight, False, heard
         self.began = time.monotonic()
         self.deadline = self.began + self.limits.seconds
+        self.send(flight.message)
 
     def receive(self) -> tuple | None:
         """Reads what has come; returns kind, seconds, peak, worn and data once the reply is complete.
@@ -547,7 +547,8 @@ class WorkerPool:
     def map(self, tasks: Iterable) -> Iterator[Outcome]:
         """Yields the outcome of each task, in the order of the tasks.
 
-        Tasks are pulled lazily and results kept back in bounds: memory does not grow with their number.
+        Tasks are pulled lazily and results kept back in bounds: memory does not grow with their number. A
+        caller that stops early abandons the few tasks under way.
 
         Args:
             tasks: Picklable objects.
@@ -642,19 +643,26 @@ class WorkerPool:
                 if self._selecting:
                     self._changed.wait(_TICK_SECONDS)
                     continue
-                self._selecting, began = True, time.monotonic()
+                began = time.monotonic()
                 due = min((worker.deadline for worker in self._workers), default=began)
-                self._changed.release()
-                try:
-                    events = self._selector.select(min(max(due - began, 0.05), _TICK_SECONDS))
-                finally:
-                    self._changed.acquire()
-                    self._selecting = False
-                    self._changed.notify_all()
+                events = self._listen(min(max(due - began, 0.05), _TICK_SECONDS))
                 self._check()
                 self._attended += time.monotonic() - began
                 self._attend(events)
             return flight
+
+    def _listen(self, seconds: float) -> list:
+        """Waits for workers without the lock that its caller holds."""
+        self._selecting = True
+        try:
+            self._changed.release()
+            try:
+                return self._selector.select(seconds)
+            finally:
+                self._changed.acquire()
+        finally:
+            self._selecting = False
+            self._changed.notify_all()
 
     def _attend(self, events: list):
         """Takes what the workers have sent, ends those past their time, and hands out new tasks."""
@@ -689,7 +697,7 @@ class WorkerPool:
             worker.starting = False
             if kind == _ERROR:
                 error = pickle.loads(data)  # noqa: S301 - from our own worker
-                self._failure = WorkerError("error", f"no worker can start: {error}")
+                self._failure = WorkerError("error", f"no worker can start: {getattr(error, 'detail', error)}")
                 return
             self._failed_starts = 0
         elif flight is not None:
@@ -731,13 +739,13 @@ class WorkerPool:
             flight = self._pick(worker)
             if flight is None:
                 continue
+            self._idle.remove(worker)  # first: a Ctrl-C in here must not give it two tasks
             try:
                 worker.assign(flight, self._attended)
             except OSError:  # it died between two tasks, which is no try
                 (self._retries if flight.tries else self._queue).appendleft(flight)
                 self._bury(worker)
                 continue
-            self._idle.remove(worker)
             self._watch(worker)
             flight.tries += 1
             flight.job.waiting -= flight.tries == 1

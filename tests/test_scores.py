@@ -8,7 +8,16 @@ import symusic
 
 from musegen import grid as g
 from musegen.errors import ScoreError
-from musegen.scores import ScoreLimits, canonical_score, content_hash, load_score, midi_bytes, parse_midi
+from musegen.scores import (
+    ScoreLimits,
+    canonical_score,
+    content_hash,
+    limit_unisons,
+    load_score,
+    midi_bytes,
+    parse_midi,
+    separate_unisons,
+)
 
 ABC = "X:1\nT:Test\nM:6/8\nL:1/8\nK:G\n|:GAB AGE|GED D2E|GAB AGE|DEF G3:|\n"
 KERN = "**kern\n*clefG2\n*k[]\n*M3/4\n=1\n4c\n4d\n4e\n=2\n2f\n4g\n==\n*-\n"
@@ -166,3 +175,21 @@ def test_bad_files_are_refused_by_name(tmp_path, name, data, reason):
 def test_missing_file(tmp_path):
     with pytest.raises(ScoreError, match="no such file"):
         load_score(tmp_path / "none.mid")
+
+
+def test_heaps_of_one_pitch_are_cut_to_what_players_could_play():
+    score = symusic.Score(96)
+    track = symusic.Track("x", 40, False)
+    for i in range(20):
+        track.notes.append(symusic.Note(0, 96, 60, 90))
+        track.notes.append(symusic.Note(i * 24, 960, 62, 90))
+    score.tracks.append(track)
+    limited = limit_unisons(score, voices=3)
+    notes = g.note_array(limited)
+    assert (notes["pitch"] == 60).sum() == 3 and (notes["pitch"] == 62).sum() == 20
+    ends = notes["onset"] + notes["duration"]
+    for pitch in (60, 62):
+        at = notes["pitch"] == pitch
+        for time in range(0, 1500, 12):
+            assert ((notes["onset"] <= time) & (ends > time) & at).sum() <= 3
+    assert len(separate_unisons(limited).tracks) == 3
