@@ -171,7 +171,7 @@ def render_for_report(piece: Piece) -> dict[str, Any]:
     from musegen.rendering import render_all
 
     with tempfile.TemporaryDirectory() as folder:
-        files = render_all(piece.score, Path(folder), "piece", title=piece.name, audio=".mp3", max_pages=1)
+        files = render_all(piece.score, Path(folder), "piece", title=piece.name, audio_format="mp3", max_pages=1)
         pictures = [files[key].read_bytes() for key in ("sheet", "roll") if key in files]
         return {"pictures": pictures, "audio": files["audio"].read_bytes()}
 
