@@ -56,7 +56,7 @@ class WorkerError(MusegenError):
     """A task that its isolated worker process did not survive.
 
     Args:
-        reason: `crashed`, `timeout` or `memory`.
+        reason: `crashed`, `timeout`, `memory`, or `error` for an exception that is no `MusegenError`.
         detail: A sentence for a person.
     """
 

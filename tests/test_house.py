@@ -104,7 +104,7 @@ def test_nothing_that_can_run_code_is_loaded():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                trusted = path.name == "workers.py" and node.value.id == "pickle"  # pipes to its own children
+                trusted = "workers" in path.parts and node.value.id == "pickle"  # pipes to its own children
                 assert trusted or node.attr not in banned.get(node.value.id, ()), f"{path}:{node.lineno}"
             if isinstance(node, ast.keyword) and node.arg in ("shell", "trust_remote_code", "allow_pickle"):
                 value = getattr(node.value, "value", None)
