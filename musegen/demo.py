@@ -22,25 +22,25 @@ CONTINUATIONS, OPENING_BARS, CONTINUED_BARS = 2, 4, 12
 MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
-        "model_settings": {"dropout": 0.1},
+        "model_settings": {"dropout": 0.1, "attn_pdrop": 0.0},
         "block_size": 256,
         "batch_size": 8,
-        "steps": 320,
+        "steps": 240,
         "learning_rate": 2e-3,
         "warmup": 20,
-        "eval_every": 40,
-        "save_every": 40,
+        "eval_every": 60,
+        "save_every": 60,
     },
     "lstm": {
         "model": "lstm-tiny",
         "model_settings": {"dropout": 0.1},
         "block_size": 256,
         "batch_size": 8,
-        "steps": 320,
+        "steps": 240,
         "learning_rate": 4e-3,
         "warmup": 20,
-        "eval_every": 40,
-        "save_every": 40,
+        "eval_every": 60,
+        "save_every": 60,
     },
 }
 

@@ -127,7 +127,8 @@ def test_bfloat16(tmp_path):
     assert half.generate(PROMPT, max_new_tokens=4, **GREEDY).shape == (2, 9)
 
 
-def test_loading_initialises_only_what_is_missing(tmp_path):
+@pytest.mark.parametrize("missing", ["bias_ih_l0", "weight_hh_l0"])
+def test_loading_initialises_only_what_is_missing(missing, tmp_path):
     model = make()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
@@ -138,13 +139,16 @@ def test_loading_initialises_only_what_is_missing(tmp_path):
         assert torch.equal(ours, theirs), name
     # Of a module with one missing weight, the others are still as loaded.
     weights = load_file(tmp_path / "model.safetensors")
-    del weights["model.layers.0.lstm.bias_ih_l0"]
+    del weights[f"model.layers.0.lstm.{missing}"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     partial = AutoModelForCausalLM.from_pretrained(tmp_path)
     for (name, ours), theirs in zip(model.named_parameters(), partial.parameters()):
-        assert torch.equal(ours, theirs) is (name != "model.layers.0.lstm.bias_ih_l0"), name
-    bias = partial.model.layers[0].lstm.bias_ih_l0
-    assert bias.tolist() == [0.0] * 8 + [1.0] * 8 + [0.0] * 16
+        assert torch.equal(ours, theirs) is (name != f"model.layers.0.lstm.{missing}"), name
+    fresh = partial.model.layers[0].lstm.get_parameter(missing)
+    if missing == "bias_ih_l0":
+        assert fresh.tolist() == [0.0] * 8 + [1.0] * 8 + [0.0] * 16
+    else:
+        torch.testing.assert_close(fresh.T @ fresh, 4 * torch.eye(8), atol=1e-5, rtol=0)
 
 
 def test_fresh_weights():
