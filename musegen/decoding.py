@@ -61,6 +61,7 @@ class GrammarState:
         notes: Whether there is any.
         empty: Bars in a row without a note, this one included.
         struck: Notes that begin at this position.
+        metre: REMI id of the last TimeSig; -1 before the first.
     """
 
     kind: int = START
@@ -71,6 +72,7 @@ class GrammarState:
     notes: bool = False
     empty: int = 0
     struck: int = 0
+    metre: int = -1
 
 
 class Grammar:
@@ -79,9 +81,13 @@ class Grammar:
     Args:
         tokenizer: Any `MusicTokenizer`.
         programs: General MIDI programs that may play; None for all.
+        steady_metre: Whether every bar must have the metre of the first.
     """
 
-    def __init__(self, tokenizer: MusicTokenizer, programs: Collection[int] | None = None):
+    def __init__(
+        self, tokenizer: MusicTokenizer, programs: Collection[int] | None = None, *, steady_metre: bool = False
+    ):
+        self.steady_metre = steady_metre
         self.bos, self.eos, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
         names = tokenizer._base_names
         kind, value = np.zeros(len(names), int), np.zeros(len(names), int)
@@ -100,6 +106,7 @@ class Grammar:
         self.first_position = np.full(size, -1)
         self.reach = np.full(size, -1)  # the largest position that the bar going on would have to hold
         self.needs_program = np.zeros(size, bool)
+        self.metre = np.full(size, -1)
         for i, expansion in enumerate(self._expansions):
             if i not in (self.bos, self.eos, self.pad) and len(expansion):
                 self._describe(i, expansion, programs)
@@ -115,6 +122,7 @@ class Grammar:
             self.first_position[i] = positions[0]
         metres = values[kinds == METRE]
         if len(metres):
+            self.metre[i] = expansion[kinds == METRE][-1]
             legal &= not len(positions) or bool(positions[-1] < metres[-1])
         elif len(positions):
             self.reach[i] = positions[-1]
@@ -133,19 +141,20 @@ class Grammar:
             return state
         kind, position, length = state.kind, state.position, state.bar_length
         program, bars, notes, empty, struck = state.program, state.bars, state.notes, state.empty, state.struck
+        metre = state.metre
         for base in self._expansions[token]:
             kind, value = int(self._kind[base]), int(self._value[base])
             if kind == BAR:
                 position, bars, empty = -1, bars + 1, empty + 1
             elif kind == METRE:
-                length = value
+                length, metre = value, int(base)
             elif kind == POSITION:
                 position, struck = value, 0
             elif kind == PROGRAM:
                 program = True
             elif kind == DURATION:
                 notes, empty, struck = True, 0, struck + 1
-        return GrammarState(kind, position, length, program, bars, notes, empty, struck)
+        return GrammarState(kind, position, length, program, bars, notes, empty, struck, metre)
 
     def read(self, ids: Sequence[int], state: GrammarState | None = None) -> GrammarState:
         """The state after many tokens."""
@@ -169,7 +178,7 @@ class Grammar:
         ends = may_end and state.notes and (bars is None or full)
         may_bar = not full and state.empty < _MAX_EMPTY_BARS + (state.bars == 0)
         crowded = state.kind == DURATION and state.struck >= MAX_NOTES_AT_ONCE
-        key = (state.kind, state.position, state.bar_length, state.program, ends, may_bar, crowded)
+        key = (state.kind, state.position, state.bar_length, state.program, ends, may_bar, crowded, state.metre)
         mask = self._masks.get(key)
         if mask is None:
             mask = self._masks[key] = self._mask(state, ends, may_bar, crowded)
@@ -186,6 +195,8 @@ class Grammar:
         begins_bar = self.first == BAR
         mask &= self.legal & (self.reach < state.bar_length)
         mask &= begins_bar | (self.first_position < 0) | (self.first_position > state.position)
+        if self.steady_metre and state.metre >= 0:
+            mask &= (self.metre < 0) | (self.metre == state.metre)
         if not state.program:
             mask &= ~self.needs_program
         if state.position + 1 >= state.bar_length and state.kind not in (PROGRAM, PITCH, POSITION):

@@ -19,21 +19,22 @@ SOURCE = "music21:mozart"
 VOCAB_SIZE = 1600
 SAMPLES, BARS = 8, 16
 CONTINUATIONS, OPENING_BARS, CONTINUED_BARS = 2, 4, 12
+TEMPERATURE, TOP_P = 0.9, 0.95
 MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
-        "model_settings": {"dropout": 0.1, "attn_pdrop": 0.0},
+        "model_settings": {"n_layer": 2, "dropout": 0.1, "attn_pdrop": 0.0},
         "block_size": 256,
-        "batch_size": 8,
-        "steps": 240,
-        "learning_rate": 2e-3,
-        "warmup": 20,
-        "eval_every": 60,
-        "save_every": 60,
+        "batch_size": 4,
+        "steps": 560,
+        "learning_rate": 2.5e-3,
+        "warmup": 60,
+        "eval_every": 140,
+        "save_every": 70,
     },
     "lstm": {
         "model": "lstm-tiny",
-        "model_settings": {"dropout": 0.1},
+        "model_settings": {"dropout": 0.2},
         "block_size": 256,
         "batch_size": 8,
         "steps": 240,
@@ -137,7 +138,7 @@ def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool)
     from musegen.pipeline import load_model
 
     say(f"5/5 music: {SAMPLES} pieces of {BARS} bars from each model, and {CONTINUATIONS} continuations")
-    options = SampleOptions(num=SAMPLES, bars=BARS, seed=seed)
+    options = SampleOptions(num=SAMPLES, bars=BARS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed)
     groups, likelihoods = {}, {}
     extras: dict[str, Any] = {
         "learning_curves": {name: [_row(r) for r in rows] for name, rows in curves.items()},
@@ -182,7 +183,7 @@ def _continue(model, tokenizer, name: str, rows, out: Path, seed: int, progress:
         [opening] * CONTINUATIONS,
         bars=CONTINUED_BARS,
         prompt_bars=OPENING_BARS,
-        options=SamplingOptions(seed=seed),
+        options=SamplingOptions(TEMPERATURE, TOP_P, seed=seed),
         progress=progress,
     )
     title = f"{source.split(':')[-1]}, bars 1 to {OPENING_BARS}, continued by {name}"

@@ -67,6 +67,7 @@ def compose(
     bars: int | None = 16,
     prompt_bars: int | None = None,
     programs: Collection[int] | None = None,
+    steady_metre: bool = True,
     options: SamplingOptions | None = None,
     progress: bool = False,
 ) -> list[Composition]:
@@ -79,6 +80,7 @@ def compose(
         bars: New bars to write; None lets the model end the piece.
         prompt_bars: How many bars of the opening to keep; None for all.
         programs: General MIDI programs that may play; None for all.
+        steady_metre: Keep the metre of the first bar, as nearly all pieces do.
         options: How to draw.
         progress: Show a bar.
 
@@ -91,7 +93,7 @@ def compose(
         raise RequestError(f"prompt_bars: 1 or more, not {prompt_bars}")
     if not isinstance(prompts, (list, tuple)):
         prompts = [prompts]
-    grammar = Grammar(tokenizer, programs)
+    grammar = Grammar(tokenizer, programs, steady_metre=steady_metre)
     starts = [_opening(tokenizer, grammar, prompt, prompt_bars) for prompt in prompts]
     budgets = [None if bars is None else given + bars for _, given in starts]
     pieces = sample(model, grammar, [ids for ids, _ in starts], budgets, options, progress=progress)
@@ -133,7 +135,7 @@ class MusicGenerationPipeline(Pipeline):
     _SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingOptions))
 
     def _sanitize_parameters(self, **kwargs: Any):
-        known = (*self._SAMPLING, "bars", "prompt_bars", "programs", "num_return_sequences")
+        known = (*self._SAMPLING, "bars", "prompt_bars", "programs", "steady_metre", "num_return_sequences")
         unknown = sorted(set(kwargs) - set(known))
         if unknown:
             raise RequestError(f"no option {', '.join(unknown)}; the options are {', '.join(known)}")

@@ -151,6 +151,14 @@ def test_only_the_programs_asked_for_play(tiny_lstm, tokenizer):
     assert {track.program for track in piece.score.tracks} <= {40, 42}
 
 
+@pytest.mark.parametrize("steady", [True, False])
+def test_the_metre_stays_if_asked_to(tiny_lstm, tokenizer, steady):
+    options = SamplingOptions(max_tokens=900, seed=3, temperature=2.0)
+    piece = compose(tiny_lstm, tokenizer, bars=8, steady_metre=steady, options=options)[0]
+    metres = {n for n in tokenizer.token_names(piece.input_ids) if n.startswith("TimeSig")}
+    assert (len(metres) == 1) == steady
+
+
 def test_beams_follow_the_grammar(tiny_model, tokenizer, grammar):
     from transformers import LogitsProcessorList
 

@@ -123,7 +123,9 @@ def test_shuffled_bars_are_real_bars_in_another_order(train):
     notes, real = barred_notes(shuffled), barred_notes(source.score)
 
     def bars(n):
-        return [tuple(sorted(zip(n.position[n.bar == i].tolist(), n.pitch[n.bar == i].tolist()))) for i in range(n.bars)]
+        return [
+            tuple(sorted(zip(n.position[n.bar == i].tolist(), n.pitch[n.bar == i].tolist()))) for i in range(n.bars)
+        ]
 
     mine, theirs = Counter(bars(notes)), Counter(bars(real))
     assert mine - theirs == Counter()

@@ -145,7 +145,7 @@ def test_reading_in_pieces_is_reading_at_once():
 @pytest.mark.parametrize("window", [1, 4, 30])
 @torch.no_grad()
 def test_generation(window):
-    model = make(seed=6, window=window)
+    model = make(seed=7, window=window)
     expected = PROMPT
     for _ in range(12):
         expected = torch.cat([expected, model(expected).logits[:, -1:].argmax(-1)], dim=1)

@@ -187,19 +187,19 @@ def test_rhythms_survive_the_round_trip(metre, durations):
 
 
 def test_metre_changes_survive_the_round_trip():
-    """All metres in a row, then a bar cut short by the next signature and one that begins inside a tie."""
+    """All metres in a row, a bar cut short inside a note, and a silent one cut short in all parts."""
     notes, metres, now = [], [], 0
     for metre, durations in METRES:
         metres.append((now, *metre))
         more, now = melody(durations, now)
         notes += more
-    metres += [(now, 4, 4), (now + 36, 3, 4)]
-    notes += [(now, 100, 60), (now + 100, 8, 62)]
+    metres += [(now, 4, 4), (now + 36, 3, 4), (now + 108, 4, 4), (now + 132, 2, 4)]
+    notes += [(now, 100, 60), (now + 132, 48, 62)]
     score = make_score([(73, notes), (42, [(0, now + 96, 36)])], metres)
     document = score_to_musicxml(score)
     check_bars(document)
     assert notes_by_verovio(document) == grid_notes(score)
-    assert document.count('implicit="yes"') == 2  # the cut bar, in both parts
+    assert document.count('implicit="yes"') == 4  # two bars in both parts
 
 
 @pytest.mark.parametrize(
@@ -677,6 +677,8 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path):
     with replacing(path) as aside:
         aside.write_text("first")
         assert not path.exists()
+        written = aside.stat().st_ino
+    assert path.stat().st_ino == written  # renamed, not copied
     with pytest.raises(ValueError, match="no"), replacing(path) as aside:
         aside.write_text("second")
         raise ValueError("no")

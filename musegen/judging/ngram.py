@@ -18,7 +18,8 @@ import numpy as np
 
 from musegen import notewise
 
-ORDER = 5  # tokens: the context is four; of 3 to 7, the best on held-out Mozart (see docs/log.md)
+# Tokens: the context is three. Of 3 to 7, the best on held-out Mozart, trained on other Mozart or on all styles.
+ORDER = 4
 _BITS = 9
 _BEGIN = len(notewise.VOCABULARY)  # stands before a piece
 MAX_ORDER = 63 // _BITS

@@ -25,8 +25,8 @@ from musegen import grid, notewise
 from musegen.judging.suffixes import Matches, SuffixArray
 
 NGRAM = 9  # tokens, or notes: the largest order of the study's BLEU
-# Spans of so many notes make up the copied share: chords and scales that all music of a style shares are
-# shorter, see the figures of real music in docs/log.md.
+# Spans of so many notes make up the copied share. Excerpts of 32 bars of Mozart share 9 notes in a row with other
+# Mozart (median; at most 20, mostly repeated notes and scales), and under 1 % of their notes lie in longer spans.
 SPAN_NOTES = 16
 _LONGEST_STEP = 255  # steps between onsets that are told apart; longer silences count as this one
 _TOKEN_BITS = 9  # notewise ids are below 512
