@@ -24,10 +24,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
         "model_settings": {"n_layer": 2, "dropout": 0.1, "attn_pdrop": 0.0},
-        "block_size": 256,
-        "batch_size": 4,
+        "block_size": 128,
+        "batch_size": 8,
         "steps": 560,
-        "learning_rate": 2.5e-3,
+        "learning_rate": 2e-3,
         "warmup": 60,
         "eval_every": 140,
         "save_every": 70,

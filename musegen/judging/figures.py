@@ -37,12 +37,13 @@ def real_figures(
         for i, name in enumerate(names)
     }
     curve, curve_low, curve_high = music.curve_band(np.stack([m.curve for m in [*held, *others]]), size)
+    bleu_mean, bleu_low, bleu_high = music.curve_band(np.stack([m.cumulative for m in [*held, *others]]), size)
     return {
         "excerpts": len(held),
         "band_size": size,
         "metrics": metrics,
         "similarity_by_lag": {"mean": curve, "low": curve_low, "high": curve_high},
-        "bleu": _bleu(bleu),
+        "bleu": {**_bleu(bleu, held), "band": {"mean": bleu_mean, "low": bleu_low, "high": bleu_high}},
         "pieces": [_piece(m) for m in held],
     }
 
@@ -71,7 +72,7 @@ def group_figures(
         "metrics": metrics,
         "similarity": _similarity(group, real, music),
         "originality": _originality(group, real),
-        "bleu": _bleu(bleu),
+        "bleu": _bleu(bleu, group),
         "two_sample": dataclasses.asdict(test),
         "median_sample": group[_median(mine)].piece.name,
         "pieces": [_piece(m) for m in group],
@@ -162,13 +163,14 @@ def _originality(group: Sequence[Measured], real: Sequence[Measured]) -> dict:
     }
 
 
-def _bleu(result: dict) -> dict:
+def _bleu(result: dict, group: Sequence[Measured]) -> dict:
     scores = np.array(result["prediction_scores"], dtype=np.float64)
     return {
         "score": result["score"],
         "mean": float(scores.mean()),
         "deviation": float(scores.std(ddof=1)) if len(scores) > 1 else float("nan"),
         "cumulative": result["cumulative_scores"],
+        "mean_cumulative": np.stack([m.cumulative for m in group]).mean(axis=0),
         "precisions": result["precisions"],
         "signature": result["signature"],
     }

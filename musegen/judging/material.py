@@ -133,8 +133,9 @@ class Yardstick:
         """
         measured = measure_all(pieces, self._index)
         result = self._bleu.score([m.ids for m in measured])
-        for m, score in zip(measured, result["prediction_scores"]):
-            m.values[BLEU] = float(score)
+        for m, row in zip(measured, result["per_prediction"]):
+            m.values[BLEU] = float(row["score"])
+            m.cumulative = np.array(row["cumulative_scores"])
         return measured, result
 
 

@@ -90,6 +90,7 @@ class Measured:
         ids: Notewise ids.
         exact: Longest copied span at the same pitches.
         transposed: Longest copied span at any transposition.
+        cumulative: Cumulative BLEU for 1 to 9-grams, float64 (9,); likewise added later.
     """
 
     piece: Piece
@@ -98,6 +99,7 @@ class Measured:
     ids: np.ndarray
     exact: CopiedSpan
     transposed: CopiedSpan
+    cumulative: np.ndarray | None = None
 
 
 def measure(piece: Piece, index: TrainingIndex) -> Measured:

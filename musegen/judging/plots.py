@@ -227,11 +227,13 @@ def bleu(results: dict) -> Figure:
     styles = style_of(results)
     figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     axis = figure.add_subplot()
-    real = [*map(_number, results["real"]["bleu"]["cumulative"])]
+    band = results["real"]["bleu"]["band"]
+    real, low, high = (np.array([*map(_number, band[key])]) for key in ("mean", "low", "high"))
     orders = np.arange(1, len(real) + 1)
-    axis.plot(orders, real, color=_REAL, linewidth=5, alpha=0.6, zorder=1)
+    axis.fill_between(orders, low, high, color=_BAND, zorder=0)
+    axis.plot(orders, real, color=_REAL, linewidth=1.5, zorder=1)
     for name, style in styles.items():
-        scores = [*map(_number, results["groups"][name]["bleu"]["cumulative"])]
+        scores = [*map(_number, results["groups"][name]["bleu"]["mean_cumulative"])]
         axis.plot(
             orders, scores, color=style["color"], marker=style["marker"], markersize=5,
             linewidth=1.4 if style["fill"] else 0.8, linestyle="-" if style["fill"] else ":",

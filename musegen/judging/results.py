@@ -21,8 +21,9 @@
     `error_of_real` excerpts, the `error_limit` that 97.5 % of them keep, `place`;
   - `originality`: `longest` and `longest_exact` copied span (`sample`, `notes`, `transposition` in semitones, `piece`,
     `bars` there, `sample_bars`; bars from 1), `real_longest` of any real excerpt, `to_check`: samples above that;
-  - `bleu`: `score` (counts summed), `mean` and `deviation` of the samples' own scores, `cumulative` for 1 to 9-grams,
-    `precisions`, `signature` of the metric;
+  - `bleu`: `score` (counts summed), `mean` and `deviation` of the samples' own scores, `cumulative` for 1 to 9-grams
+    (counts summed) and `mean_cumulative` (mean of the samples' own), `precisions`, `signature` of the metric; in
+    `real` also `band` of the latter (`mean`, `low`, `high`);
   - `two_sample`: `auc`, `low`, `high`, `generated`, `real`, `works`, `grouped`, `give_aways` (`feature`, `auc`,
     `coefficient`), see `musegen.judging.two_sample`;
   - `beats` (models): whether the model is better than each baseline, or null where that is not known;
