@@ -19,7 +19,7 @@ SOURCE = "music21:mozart"
 VOCAB_SIZE = 1600
 SAMPLES, BARS = 8, 16
 CONTINUATIONS, OPENING_BARS, CONTINUED_BARS = 2, 4, 12
-TEMPERATURE, TOP_P = 0.9, 0.95
+TEMPERATURE, TOP_P, MAX_TOKENS = 0.9, 0.95, 4096
 MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
@@ -138,7 +138,7 @@ def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool)
     from musegen.pipeline import load_model
 
     say(f"5/5 music: {SAMPLES} pieces of {BARS} bars from each model, and {CONTINUATIONS} continuations")
-    options = SampleOptions(num=SAMPLES, bars=BARS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed)
+    options = SampleOptions(SAMPLES, BARS, TEMPERATURE, TOP_P, seed, MAX_TOKENS)
     groups, likelihoods = {}, {}
     extras: dict[str, Any] = {
         "learning_curves": {name: [_row(r) for r in rows] for name, rows in curves.items()},
@@ -183,7 +183,7 @@ def _continue(model, tokenizer, name: str, rows, out: Path, seed: int, progress:
         [opening] * CONTINUATIONS,
         bars=CONTINUED_BARS,
         prompt_bars=OPENING_BARS,
-        options=SamplingOptions(TEMPERATURE, TOP_P, seed=seed),
+        options=SamplingOptions(TEMPERATURE, TOP_P, seed=seed, max_tokens=MAX_TOKENS),
         progress=progress,
     )
     title = f"{source.split(':')[-1]}, bars 1 to {OPENING_BARS}, continued by {name}"

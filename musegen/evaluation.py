@@ -36,6 +36,7 @@ class SampleOptions:
         temperature: See `SamplingOptions`.
         top_p: See `SamplingOptions`.
         seed: Of the first batch; the next takes the next seed.
+        max_tokens: Of each; a model that has lost its way fills bars without end.
     """
 
     num: int = 8
@@ -43,6 +44,7 @@ class SampleOptions:
     temperature: float = 1.0
     top_p: float = 0.97
     seed: int = 0
+    max_tokens: int = 8192
 
     def __post_init__(self):
         if not 2 <= self.num <= 1000:
@@ -126,7 +128,8 @@ def draw_samples(
         aside.mkdir(parents=True)
         for first in range(0, options.num, BATCH):
             count = min(BATCH, options.num - first)
-            sampling = SamplingOptions(options.temperature, options.top_p, seed=options.seed + first // BATCH)
+            seed = options.seed + first // BATCH
+            sampling = SamplingOptions(options.temperature, options.top_p, seed=seed, max_tokens=options.max_tokens)
             pieces = compose(model, tokenizer, [None] * count, bars=options.bars, options=sampling, progress=progress)
             for i, piece in enumerate(pieces, first):
                 (aside / f"{label}-{i}.mid").write_bytes(piece.midi)

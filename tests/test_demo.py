@@ -23,7 +23,7 @@ def run(tmp_path_factory):
         patch.setitem(settings, "model_settings", small[name])
         for key, value in {"steps": 3, "eval_every": 3, "save_every": 3, "block_size": 128, "warmup": 1}.items():
             patch.setitem(settings, key, value)
-    for name, value in {"SAMPLES": 2, "BARS": 4, "CONTINUATIONS": 1, "CONTINUED_BARS": 2}.items():
+    for name, value in {"SAMPLES": 2, "BARS": 4, "CONTINUATIONS": 1, "CONTINUED_BARS": 2, "MAX_TOKENS": 200}.items():
         patch.setattr(demo, name, value)
     out = tmp_path_factory.mktemp("demo") / "run"
     report = demo.run_demo(out, progress=False)
