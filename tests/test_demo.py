@@ -60,7 +60,7 @@ def test_report_is_one_file_with_the_figures_in_it(run):
     for name in ("gpt", "lstm"):
         assert results["groups"][name]["role"] == "model"
         bits = results["likelihood"][name]["bits_per_note"]
-        assert bits > 5 and f"{bits:.2f}" in page
+        assert bits > 5 and f"{bits:.3g} bits" in page
         assert results["learning_curves"][name]
 
 
