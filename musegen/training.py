@@ -260,7 +260,11 @@ class _nothing:
 def make_accelerator(config: TrainingConfig):
     """The `Accelerator` for a configuration; it finds processes and devices by itself."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    # accelerate keeps the precision of a process's first run for good; a second run may ask for another.
+    # The process group, which is in PartialState, stays.
+    AcceleratorState._reset_state(reset_partial_state=False)
     return Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from musegen.corpus import build_corpus
 from musegen.errors import CheckpointError, ConfigError
 from musegen.models import load_causal_lm
-from musegen.training import train_from_config
+from musegen.training import make_accelerator, train_from_config
 from musegen.training_config import TrainingConfig, learning_rate_at
 
 ROOT = Path(__file__).parents[1]
@@ -223,3 +223,8 @@ def test_batch_that_does_not_part_among_processes_is_refused(ground, tmp_path, m
     monkeypatch.setattr(training, "make_accelerator", lambda config: Three())
     with pytest.raises(ConfigError, match="does not part evenly"):
         train_from_config(config_of(ground, tmp_path / "m"), progress=False)
+
+
+def test_a_process_can_train_in_one_precision_after_another():
+    found = [make_accelerator(TrainingConfig(precision=p)).mixed_precision for p in ("bf16", "no", "bf16")]
+    assert found == ["bf16", "no", "bf16"]
