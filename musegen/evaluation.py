@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from musegen.controls import controls_of
 from musegen.corpus import corpus_scores, load_corpus
 from musegen.decoding import SamplingOptions
 from musegen.errors import ConfigError, CorpusError, RequestError
 from musegen.judging import Piece, judge, read_folder
+from musegen.layout import StreamLayout
 from musegen.likelihood import score_pieces
 from musegen.pipeline import compose, load_model
 from musegen.scores import SUFFIXES, load_score
@@ -105,8 +107,11 @@ def is_score_folder(name: str | Path) -> bool:
 
 def measure_likelihood(model, tokenizer, rows, *, progress: bool = True) -> dict[str, Any]:
     """Nats a token and bits a note on the pieces of a split."""
-    pieces = [(tokenizer.encode_score(score), row["notes"]) for row, (_, score) in zip(rows, corpus_scores(rows))]
-    found = score_pieces(model, pieces, progress=progress)
+    pieces = [
+        (tokenizer.encode_score(score, controls=controls_of(score, row["composer"])), row["notes"])
+        for row, (_, score) in zip(rows, corpus_scores(rows))
+    ]
+    found = score_pieces(model, pieces, layout=StreamLayout(tokenizer), progress=progress)
     return {
         "bits_per_note": found.bits_per_note,
         "nats_per_token": found.nats_per_token,

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from musegen.layout import StreamLayout
+
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
@@ -51,12 +53,18 @@ def context_of(model) -> int | None:
 
 @torch.inference_mode()
 def piece_likelihood(
-    model, input_ids: Sequence[int] | np.ndarray, notes: int, *, context: int | None = None, stride: float = 0.5
+    model,
+    input_ids: Sequence[int] | np.ndarray,
+    notes: int,
+    *,
+    context: int | None = None,
+    stride: float = 0.5,
+    layout: StreamLayout | None = None,
 ) -> Likelihood:
     """Score one piece.
 
     A piece longer than the context is read in windows that overlap: each window scores only the tokens that no
-    window before it scored, so that all but the first tokens are foretold from at least `1 - stride` of a context.
+    window before it scored, so that nearly all tokens are foretold from at least `1 - stride` of a context.
 
     Args:
         model: A causal language model in evaluation mode.
@@ -64,24 +72,39 @@ def piece_likelihood(
         notes: In the piece.
         context: Tokens a window; by default the model's own bound.
         stride: Share of a context by which the window moves on.
+        layout: Of the tokenizer: windows then begin at bar lines and are opened as in training.
     """
-    ids = torch.as_tensor(np.asarray(input_ids, dtype=np.int64), device=model.device)[None]  # (1, time)
-    length = ids.shape[1]
+    ids = np.asarray(input_ids, dtype=np.int64)
+    length = len(ids)
     window = min(context or context_of(model) or length, length)
-    step = max(1, int(window * stride))
+    bars = layout.bar_starts(ids) if layout is not None else np.empty(0, np.int64)
     nats, scored, start = 0.0, 1, 0
+    opening: list[int] = []
     while scored < length:
-        stop = min(start + window, length)
-        logits = model(input_ids=ids[:, start:stop], use_cache=False).logits[0].float()  # (window, vocabulary)
-        first = scored - start
-        loss = functional.cross_entropy(logits[first - 1 : -1], ids[0, scored:stop], reduction="sum")
+        if start + window - len(opening) <= scored:  # a context hardly longer than a header
+            opening = []
+        stop = min(start + window - len(opening), length)
+        shown = np.concatenate([np.asarray(opening, dtype=np.int64), ids[start:stop]])
+        shown = torch.as_tensor(shown, device=model.device)[None]  # (1, window)
+        logits = model(input_ids=shown, use_cache=False).logits[0].float()  # (window, vocabulary)
+        first = scored - start + len(opening)
+        loss = functional.cross_entropy(logits[first - 1 : -1], shown[0, first:], reduction="sum")
         nats += float(loss)
-        scored, start = stop, start + step
+        scored = stop
+        at_least = start + max(1, int(window * stride))
+        later = bars[(bars >= min(at_least, stop - 1)) & (bars < stop)]
+        start = int(later[0]) if len(later) else min(at_least, stop - 1)
+        opening = layout.reopen(ids, start) if len(later) else []
     return Likelihood(nats, length - 1, notes)
 
 
 def score_pieces(
-    model, pieces: Sequence[tuple[Sequence[int], int]], *, context: int | None = None, progress: bool = False
+    model,
+    pieces: Sequence[tuple[Sequence[int], int]],
+    *,
+    context: int | None = None,
+    layout: StreamLayout | None = None,
+    progress: bool = False,
 ) -> Likelihood:
     """Score pieces, each by itself.
 
@@ -89,6 +112,7 @@ def score_pieces(
         model: A causal language model; it is put in evaluation mode and back.
         pieces: Ids with BOS and EOS, and the number of notes.
         context: See `piece_likelihood`.
+        layout: See `piece_likelihood`.
         progress: Show a bar.
     """
     from tqdm.auto import tqdm
@@ -97,6 +121,6 @@ def score_pieces(
     model.eval()
     total = Likelihood(0.0, 0, 0)
     for ids, notes in tqdm(pieces, desc="likelihood", unit="piece", disable=not progress, leave=False):
-        total += piece_likelihood(model, ids, notes, context=context)
+        total += piece_likelihood(model, ids, notes, context=context, layout=layout)
     model.train(training)
     return total

@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from musegen import grid as g
-from musegen.decoding import Grammar, GrammarState, SamplingOptions, sample
+from musegen.controls import controls_of
+from musegen.decoding import SamplingOptions, sample
 from musegen.errors import RequestError
+from musegen.grammar import Grammar
 from musegen.models import load_causal_lm
 from musegen.scores import canonical_score, load_score, midi_bytes, parse_midi
 from musegen.tokenizer import MusicTokenizer, load_tokenizer
@@ -94,7 +96,7 @@ def compose(
     if not isinstance(prompts, (list, tuple)):
         prompts = [prompts]
     grammar = Grammar(tokenizer, programs, steady_metre=steady_metre)
-    starts = [_opening(tokenizer, grammar, prompt, prompt_bars) for prompt in prompts]
+    starts = [_opening(tokenizer, prompt, prompt_bars, bars) for prompt in prompts]
     budgets = [None if bars is None else given + bars for _, given in starts]
     pieces = sample(model, grammar, [ids for ids, _ in starts], budgets, options, progress=progress)
     return [
@@ -104,7 +106,7 @@ def compose(
 
 
 def _opening(
-    tokenizer: MusicTokenizer, grammar: Grammar, prompt: symusic.Score | None, prompt_bars: int | None
+    tokenizer: MusicTokenizer, prompt: symusic.Score | None, prompt_bars: int | None, bars: int | None
 ) -> tuple[list[int], int]:
     """Ids of an opening, BOS first, and how many bars it has."""
     if prompt is None:
@@ -113,11 +115,12 @@ def _opening(
         prompt = canonical_score(prompt, "prompt").score
     if prompt_bars is not None:
         prompt = g.slice_bars(prompt, 0, prompt_bars)
-    ids = tokenizer.encode_score(prompt, eos=False)
-    given = grammar.read(ids, GrammarState()).bars
-    if given > MAX_BARS:
-        raise RequestError(f"a prompt of {given} bars; at most {MAX_BARS} are read, or set prompt_bars")
-    return ids, given
+    given = tokenizer.merge_bars(tokenizer.base_ids(prompt))
+    if len(given) > MAX_BARS:
+        raise RequestError(f"a prompt of {len(given)} bars; at most {MAX_BARS} are read, or set prompt_bars")
+    header = tokenizer.header_ids(controls_of(prompt))
+    total = None if bars is None else len(given) + bars
+    return tokenizer.stream(given, header, total=total, eos=False, left=total is not None), len(given)
 
 
 class MusicGenerationPipeline(Pipeline):

@@ -1,11 +1,11 @@
 """`MusicTokenizer`: miditok's REMI with BPE as a transformers tokenizer; scores to ids and back.
 
-REMI (Huang and Yang 2020, https://arxiv.org/abs/2002.00212) writes a piece as Bar, TimeSig, Position, Program,
-Pitch and Duration tokens. All programs share one stream, a Program token stands only where the program changes,
-and the grid is that of `musegen.grid`. BPE (`tokenizers`) merges what recurs inside a bar, never across bars.
+A piece is BOS, a header of control tokens (`musegen.controls`), bars of REMI tokens (`musegen.remi`), EOS. BPE
+(`tokenizers`) merges what recurs inside a bar, never across bars, and leaves control tokens alone. A tokenizer
+without control tokens writes no header.
 
 A saved tokenizer is two JSON files: `tokenizer.json`, which any `PreTrainedTokenizerFast` reads, and
-`miditok.json`, the parameters of REMI. Ids equal those of miditok alone.
+`miditok.json`, the parameters of REMI.
 """
 
 from __future__ import annotations
@@ -20,39 +20,13 @@ import numpy as np
 import symusic
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
+from musegen import controls as c
 from musegen import grid as g
 from musegen.errors import ScoreError, TokenizerError
+from musegen.remi import SPECIAL_TOKENS, parameters_of, remi_ids, remi_of, remi_score
 from musegen.scores import ScoreLimits, canonical_score, limit_unisons
 
 MIDITOK_FILE = "miditok.json"
-SPECIAL_TOKENS = ("PAD", "BOS", "EOS", "SEP")
-# Positions a beat of Duration tokens, by length in beats: short notes exactly, long ones to a quarter beat.
-_DURATIONS = {(0, 4): g.POSITIONS_PER_BEAT, (4, 16): 4, (16, 64): 1}
-_TEMPO_RANGE = (30, 240)  # quarter notes a minute
-_TEMPOS = 49  # 16 an octave: neighbours differ by 4.4 %, and 60 and 120 are among them
-
-
-def remi_config():
-    from miditok import TokenizerConfig
-
-    return TokenizerConfig(
-        pitch_range=(0, 127),
-        beat_res=_DURATIONS,
-        special_tokens=list(SPECIAL_TOKENS),
-        encode_ids_split="bar",
-        use_velocities=False,
-        use_tempos=True,
-        num_tempos=_TEMPOS,
-        tempo_range=_TEMPO_RANGE,
-        log_tempos=True,
-        delete_equal_successive_tempo_changes=True,
-        use_time_signatures=True,
-        time_signature_range={den: list(range(1, most + 1)) for den, most in g.METRES.items()},
-        use_programs=True,
-        one_token_stream_for_programs=True,
-        program_changes=True,
-        use_pitchdrum_tokens=False,
-    )
 
 
 class MusicTokenizer(PreTrainedTokenizerFast):
@@ -74,20 +48,18 @@ class MusicTokenizer(PreTrainedTokenizerFast):
         return remi
 
     def _load_remi(self):
-        from miditok import REMI
-
         path = self.init_kwargs.get("miditok_file") or Path(self.name_or_path) / MIDITOK_FILE
         try:
             parameters = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise TokenizerError(f"{path}: no REMI parameters there ({error})") from None
-        return _remi_of(REMI, parameters, self.backend_tokenizer.to_str())
+        return remi_of(parameters, self.backend_tokenizer.to_str())
 
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
         files = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
         name = f"{filename_prefix}-{MIDITOK_FILE}" if filename_prefix else MIDITOK_FILE
         path = Path(save_directory) / name
-        path.write_text(json.dumps(_parameters(self.remi), indent=1), encoding="utf-8")
+        path.write_text(json.dumps(parameters_of(self.remi), indent=1), encoding="utf-8")
         return (*files, str(path))
 
     def __getstate__(self):
@@ -113,8 +85,7 @@ class MusicTokenizer(PreTrainedTokenizerFast):
                 f"a score of {score.ticks_per_quarter} ticks a quarter is not canonical; "
                 "load it with musegen.scores.load_score or pass it through canonical_score"
             )
-        sequence = self.remi.encode(score, encode_ids=False)
-        return np.asarray(sequence.ids, dtype=np.int32)
+        return remi_ids(self.remi, score)
 
     @property
     def base_size(self) -> int:
@@ -123,20 +94,34 @@ class MusicTokenizer(PreTrainedTokenizerFast):
 
     def merge(self, base_ids: np.ndarray) -> list[int]:
         """Apply BPE to REMI ids, bar by bar."""
+        return list(itertools.chain.from_iterable(self.merge_bars(base_ids)))
+
+    def merge_bars(self, base_ids: np.ndarray) -> list[list[int]]:
+        """Apply BPE to REMI ids and return the ids of each bar.
+
+        Args:
+            base_ids: int32 (tokens,); what stands before the first bar line counts as a bar.
+        """
         base_ids = np.asarray(base_ids)
         if not len(base_ids):
             return []
-        return self.backend_tokenizer.encode(self._bars(base_ids), is_pretokenized=True, add_special_tokens=False).ids
+        words = self._bars(base_ids)
+        encoding = self.backend_tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+        bars: list[list[int]] = [[] for _ in words]
+        for token, word in zip(encoding.ids, encoding.word_ids):
+            bars[word].append(token)
+        return bars
 
     def _bars(self, base_ids: np.ndarray) -> list[str]:
         """The text of each bar, as BPE reads it."""
         characters = self._characters[base_ids]
-        cuts = np.flatnonzero(base_ids == self._bar_id)
+        cuts = np.flatnonzero(base_ids == self.bar_id)
         bounds = [0, *cuts[cuts > 0].tolist(), len(base_ids)]
         return ["".join(characters[a:b]) for a, b in itertools.pairwise(bounds)]
 
     @property
-    def _bar_id(self) -> int:
+    def bar_id(self) -> int:
+        """The REMI id of a bar line."""
         return self.remi.vocab["Bar_None"]
 
     @property
@@ -186,25 +171,114 @@ class MusicTokenizer(PreTrainedTokenizerFast):
             names = self.__dict__["_names"] = sorted(vocabulary, key=vocabulary.get)
         return names
 
-    def encode_score(self, score: symusic.Score, *, bos: bool = True, eos: bool = True) -> list[int]:
+    @property
+    def has_controls(self) -> bool:
+        """Whether its vocabulary has the control tokens of `musegen.controls`."""
+        return f"{c.CONTINUED}_None" in self.remi.vocab
+
+    @property
+    def composers(self) -> list[str]:
+        """Slugs of the composers that have a token."""
+        return [name.partition("_")[2] for name in self._base_names if name.startswith("Composer_")]
+
+    def header_ids(self, controls: c.Controls) -> list[int]:
+        """Ids of a header; what the vocabulary has no token for is left out."""
+        vocabulary = self.remi.vocab
+        names = [f"Composer_{controls.composer}"]
+        if controls.key is not None:
+            names.append(c.key_token(controls.key))
+        if controls.tempo is not None:
+            tempos = np.asarray(self.remi.tempos)
+            names.append(f"Tempo_{tempos[np.abs(tempos - controls.tempo).argmin()]}")
+        names += [f"Program_{program}" for program in controls.programs]
+        return [vocabulary[name] for name in names if name in vocabulary] if self.has_controls else []
+
+    def left_id(self, bars: int) -> int:
+        """The id that says how many bars are left, this one included; the tokenizer must have control tokens."""
+        return self.remi.vocab[f"Left_{c.left_step(bars)}"]
+
+    def stream(
+        self,
+        bars: Sequence[Sequence[int]],
+        header: Sequence[int] = (),
+        *,
+        first: int = 0,
+        stop: int | None = None,
+        total: int | None = None,
+        bos: bool = True,
+        eos: bool = True,
+        left: bool = True,
+    ) -> list[int]:
+        """Lay out bars `first` to `stop` (exclusive) of a piece, with header and `Left` tokens.
+
+        Args:
+            bars: Ids of each bar of the piece (`merge_bars`).
+            header: Ids of its header.
+            first: Above 0 the stream begins with CNT in the place of BOS.
+            stop: All to the end by default.
+            total: Bars of the whole piece, if more than are given.
+            bos: Begin with BOS and the header.
+            eos: End with EOS, if the end of the piece is reached.
+            left: Write `Left` tokens.
+        """
+        total = len(bars) if total is None else total
+        stop = len(bars) if stop is None else min(stop, len(bars))
+        ids: list[int] = []
+        if bos:
+            opening = self.bos_token_id if first == 0 or not self.has_controls else self.continued_id
+            ids += [opening, *header]
+        for index in range(first, stop):
+            ids += self.left_before(total - index, index == first) if left else []
+            ids += bars[index]
+        return [*ids, self.eos_token_id] if eos and stop == total else ids
+
+    def left_before(self, left: int, opens: bool) -> list[int]:
+        """The `Left` token before a bar, where one stands: none or one id.
+
+        Args:
+            left: Bars left, this one included.
+            opens: Whether the bar is the first of its stream.
+        """
+        if self.has_controls and (opens or c.left_step(left) != c.left_step(left + 1)):
+            return [self.left_id(left)]
+        return []
+
+    @property
+    def continued_id(self) -> int:
+        """The id of CNT, or of BOS where there are no control tokens."""
+        return self.remi.vocab.get(f"{c.CONTINUED}_None", self.bos_token_id)
+
+    @property
+    def gap_id(self) -> int | None:
+        """The id of GAP; None where there are no control tokens."""
+        return self.remi.vocab.get(f"{c.GAP}_None")
+
+    def encode_score(
+        self, score: symusic.Score, *, bos: bool = True, eos: bool = True, controls: c.Controls | None = None
+    ) -> list[int]:
         """Token ids of a score.
 
         Args:
             score: A canonical score.
-            bos: Begin with the BOS id.
+            bos: Begin with the BOS id and the header. Without it there are no control tokens at all.
             eos: End with the EOS id.
+            controls: The header; by default what the score says of itself.
 
         Raises:
             TokenizerError: If the score is not canonical.
         """
-        ids = self.merge(self.base_ids(score))
-        return [self.bos_token_id] * bos + ids + [self.eos_token_id] * eos
+        bars = self.merge_bars(self.base_ids(score))
+        if not bos:
+            return [*itertools.chain.from_iterable(bars), *[self.eos_token_id] * eos]
+        header = self.header_ids(c.controls_of(score) if controls is None else controls)
+        ids = self.stream(bars, header, eos=False)
+        return [*ids, self.eos_token_id] if eos else ids
 
     def decode_score(self, ids: Sequence[int], *, limits: ScoreLimits | None = None) -> symusic.Score:
         """The canonical score that ids stand for. Any ids decode; those that make no sense are passed over.
 
         Args:
-            ids: Of one piece; special tokens are ignored.
+            ids: Of one piece; headers and special tokens are ignored.
             limits: What the piece may hold; `ScoreLimits()` by default.
 
         Returns:
@@ -213,25 +287,35 @@ class MusicTokenizer(PreTrainedTokenizerFast):
         Raises:
             TokenizerError: If an id is not in the vocabulary or the piece breaks the limits.
         """
-        from miditok import TokSequence
-
         limits = limits or ScoreLimits()
-        base = self.split(ids)
-        base = base[base >= len(SPECIAL_TOKENS)]
-        bars = int((base == self._bar_id).sum())
+        base = self._sounding(self.split(ids))
+        bars = int((base == self.bar_id).sum())
         if bars > limits.bars:
             raise TokenizerError(f"{bars:,} bars; at most {limits.bars:,} are decoded")
         if not len(base):
             return symusic.Score(g.TICKS_PER_QUARTER)
-        score = self.remi.decode(TokSequence(ids=base.tolist(), are_ids_encoded=False))
+        score = remi_score(self.remi, base)
         if not any(len(track.notes) for track in score.tracks):
             return symusic.Score(g.TICKS_PER_QUARTER)
-        for events in (score.tempos, score.time_signatures, *(track.notes for track in score.tracks)):
-            events.sort()
         try:
             return limit_unisons(canonical_score(score, "decoded tokens", limits).score)
         except ScoreError as error:
             raise TokenizerError(str(error)) from None
+
+    def _sounding(self, base: np.ndarray) -> np.ndarray:
+        """REMI ids without special tokens and headers."""
+        opens = (base == self.bos_token_id) | (base == self.continued_id)
+        bar = base == self.bar_id
+        # In a header: after an opening and before the bar line that follows it; before any, all is header.
+        index = np.arange(len(base))
+        opened = np.maximum.accumulate(np.where(opens, index, -1))
+        barred = np.maximum.accumulate(np.where(bar, index, -1))
+        header = (opened > barred) & (opened >= 0)
+        return base[~header & (base >= self._specials)]
+
+    @property
+    def _specials(self) -> int:
+        return len(self.remi.config.special_tokens)
 
     def transposed(self, base_ids: np.ndarray, semitones: int) -> np.ndarray:
         """REMI ids with every pitch moved, drums excepted.
@@ -268,29 +352,6 @@ class MusicTokenizer(PreTrainedTokenizerFast):
             last = np.maximum.accumulate(np.where(programs, np.arange(len(base_ids)), -1))
             pitched &= ~((last >= 0) & (base_ids[np.maximum(last, 0)] == drums))
         return pitched
-
-
-def _parameters(remi) -> dict:
-    """What `miditok.json` holds: everything but the BPE model, which `tokenizer.json` holds."""
-    parameters = remi.to_dict()
-    parameters.pop("_model", None)
-    return parameters
-
-
-def _remi_of(kind, parameters: dict, model: str):
-    """Build REMI from its parameters and BPE, through a file, the one way that miditok loads."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "miditok.json"
-        # miditok reads the keys in order and needs the model before the characters.
-        last = "_vocab_base_byte_to_token"
-        ordered = {k: v for k, v in parameters.items() if k != last}
-        path.write_text(json.dumps({**ordered, "_model": model, last: parameters.get(last)}), encoding="utf-8")
-        try:
-            return kind(params=path)
-        except Exception as error:
-            raise TokenizerError(f"REMI parameters that this miditok cannot use: {error}") from None
 
 
 def wrap_remi(remi, trained: bool = True) -> MusicTokenizer:
@@ -333,7 +394,7 @@ def load_tokenizer(path: str | Path) -> MusicTokenizer:
 
 def iterate_bars(tokenizer: MusicTokenizer, ids: Sequence[int]) -> Iterator[list[int]]:
     """The ids of one bar after another; what stands before the first bar line comes first, if anything does."""
-    bar_id = tokenizer._bar_id
+    bar_id = tokenizer.bar_id
     bar: list[int] = []
     for i in ids:
         expansion = tokenizer.expansions[i]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import symusic
 
 from musegen import grid as g
+from musegen.controls import composer_slug, control_tokens
 from musegen.errors import TokenizerError
-from musegen.tokenizer import MusicTokenizer, remi_config, wrap_remi
+from musegen.remi import remi_config
+from musegen.tokenizer import MusicTokenizer, wrap_remi
 
 
 def train_tokenizer(
     scores: Iterable[symusic.Score],
     vocab_size: int = 2000,
     *,
+    controls: bool = True,
+    composers: Sequence[str] = (),
     transposed_copies: int = 3,
     seed: int = 0,
     progress: bool = True,
@@ -27,6 +31,8 @@ def train_tokenizer(
     Args:
         scores: Canonical scores of the training split only.
         vocab_size: Ids in all, REMI's own included.
+        controls: Give it the control tokens of `musegen.controls`.
+        composers: Names of those who get a token of their own.
         transposed_copies: How many other keys of each piece BPE sees beside its own: models train on all keys,
             so merges should not belong to one.
         seed: Of the choice of keys.
@@ -38,7 +44,8 @@ def train_tokenizer(
     from miditok import REMI
     from tqdm.auto import tqdm
 
-    remi = REMI(remi_config())
+    slugs = list(dict.fromkeys(filter(None, map(composer_slug, composers))))
+    remi = REMI(remi_config(control_tokens(slugs) if controls else ()))
     if vocab_size <= len(remi.vocab):
         raise TokenizerError(f"vocab_size {vocab_size} leaves no room: REMI itself has {len(remi.vocab)} tokens")
     bare = wrap_remi(remi, trained=False)

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from musegen import checkpointing
-from musegen.blocks import BlockStream, StreamPosition, position_ids
+from musegen.blocks import BlockOptions, BlockStream, StreamPosition, TrainingPiece, position_ids, training_piece
+from musegen.controls import controls_of
 from musegen.errors import CheckpointError, ConfigError
+from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
 from musegen.tokenizer import MusicTokenizer
 from musegen.training_config import TrainingConfig, learning_rate_at, resolve_precision
@@ -62,7 +64,7 @@ class Trainer:
     Args:
         model: Fresh, or to go on from.
         tokenizer: Saved beside the weights.
-        train_pieces: REMI ids of each training piece.
+        train_pieces: The training pieces.
         validation_pieces: Ids with BOS and EOS, and notes, of each validation piece.
         config: `corpus` and `tokenizer` are not read here.
         accelerator: An `accelerate.Accelerator`; made by `make_accelerator` by default.
@@ -73,7 +75,7 @@ class Trainer:
         self,
         model: torch.nn.Module,
         tokenizer: MusicTokenizer,
-        train_pieces: Sequence[np.ndarray],
+        train_pieces: Sequence[TrainingPiece],
         validation_pieces: Sequence[tuple[Sequence[int], int]],
         config: TrainingConfig,
         *,
@@ -87,14 +89,15 @@ class Trainer:
             raise ConfigError(f"batch_size {config.batch_size} does not part evenly among {world} processes")
         self.progress = progress and self.accelerator.is_main_process
         self.validation = list(validation_pieces)
-        self.stream = BlockStream(
-            train_pieces,
-            tokenizer,
+        self.layout = StreamLayout(tokenizer)
+        options = BlockOptions(
             block_size=config.block_size,
-            batch_size=config.batch_size,
             transpose=config.transpose,
+            control_dropout=config.control_dropout,
+            infill=config.infill,
             seed=config.seed,
         )
+        self.stream = BlockStream(train_pieces, tokenizer, options, batch_size=config.batch_size)
         self.bare = model
         self.takes_positions = context_of(model) is not None
         self.optimizer = make_optimizer(model, config)
@@ -162,9 +165,9 @@ class Trainer:
         device = self.accelerator.device
         ids = torch.from_numpy(blocks).to(device, non_blocking=True)
         inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
-        if self.takes_positions and (blocks[:, 1:] == self.tokenizer.bos_token_id).any():
-            # Only blocks with two pieces need positions; without them attention takes its fastest path.
-            positions = position_ids(blocks, self.tokenizer.bos_token_id)
+        if self.takes_positions and self.layout.opens[blocks[:, 1:]].any():
+            # Only blocks with two windows need positions; without them attention takes its fastest path.
+            positions = position_ids(blocks, np.flatnonzero(self.layout.opens))
             inputs["position_ids"] = torch.from_numpy(positions).to(device, non_blocking=True)
         return inputs
 
@@ -174,7 +177,9 @@ class Trainer:
         mean = float(self.accelerator.reduce(losses, reduction="mean").mean())
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         with self.accelerator.autocast():
-            own = score_pieces(self.bare, self.validation[rank::world], context=self.config.block_size)
+            own = score_pieces(
+                self.bare, self.validation[rank::world], context=self.config.block_size, layout=self.layout
+            )
         sums = torch.tensor([own.nats, own.tokens, own.notes], dtype=torch.float64, device=self.accelerator.device)
         sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         score = Likelihood(sums[0], int(sums[1]), int(sums[2]))
@@ -268,14 +273,15 @@ def make_accelerator(config: TrainingConfig):
     return Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
 
 
-def run_signature(config: TrainingConfig, pieces: Iterable[np.ndarray]) -> str:
+def run_signature(config: TrainingConfig, pieces: Iterable[TrainingPiece]) -> str:
     """By which a checkpoint knows its run: all settings that change the weights, and the corpus."""
     settings = {
         k: v for k, v in dataclasses.asdict(config).items() if k not in ("corpus", "tokenizer", "out", "save_every")
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for piece in pieces:
-        digest.update(np.ascontiguousarray(piece, dtype="<i4").tobytes())
+        digest.update(np.ascontiguousarray(piece.base_ids, dtype="<i4").tobytes())
+        digest.update(repr(piece.controls).encode())
     return digest.hexdigest()
 
 
@@ -297,13 +303,20 @@ def write_json(path: Path, value: Any) -> None:
     aside.replace(path)
 
 
+def _composed(rows):
+    """Composer and canonical score of each row of a split."""
+    from musegen.corpus import corpus_scores
+
+    return ((composer, score) for composer, (_, score) in zip(rows["composer"], corpus_scores(rows)))
+
+
 def train_from_config(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
     """Train as a configuration says: load the corpus and the tokenizer, build the model, run.
 
     Raises:
         MusegenError: Naming the setting, the folder or the file that is wrong.
     """
-    from musegen.corpus import corpus_scores, load_corpus
+    from musegen.corpus import load_corpus
     from musegen.models import PRESETS, build_model, load_causal_lm
     from musegen.tokenizer import load_tokenizer
 
@@ -311,11 +324,15 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
         if not getattr(config, name):
             raise ConfigError(f"{name}: a folder is needed")
     corpus, tokenizer = load_corpus(config.corpus), load_tokenizer(config.tokenizer)
-    train = [tokenizer.base_ids(score) for _, score in corpus_scores(corpus["train"])]
+    rows = corpus["train"]
+    train = [training_piece(tokenizer, score, composer) for composer, score in _composed(rows)]
     held = corpus.get("validation")
     if held is None:
         raise ConfigError(f"{config.corpus}: no validation split; a corpus of three works or more has one")
-    validation = [(tokenizer.encode_score(score), row["notes"]) for row, (_, score) in zip(held, corpus_scores(held))]
+    validation = [
+        (tokenizer.encode_score(score, controls=controls_of(score, composer)), notes)
+        for notes, (composer, score) in zip(held["notes"], _composed(held))
+    ]
     torch.manual_seed(config.seed)
     if config.model in PRESETS:
         model = build_model(

@@ -34,6 +34,8 @@ class TrainingConfig:
         betas: Of AdamW.
         clip: Norm to which gradients are clipped.
         transpose: Move each piece to another key each epoch.
+        control_dropout: How often each part of a header is left out (see `musegen.blocks`).
+        infill: Share of blocks with a gap that is filled at the end.
         precision: `auto` (bf16 where the device computes in it, else no), `bf16` or `no`.
         eval_every: Steps between validations; the best weights are kept.
         save_every: Steps between checkpoints.
@@ -57,6 +59,8 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     transpose: bool = True
+    control_dropout: float = 0.1
+    infill: float = 0.1
     precision: str = "auto"
     eval_every: int = 100
     save_every: int = 100

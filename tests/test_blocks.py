@@ -6,38 +6,98 @@ import numpy as np
 import pytest
 import torch
 
-from musegen.blocks import BlockStream, StreamPosition, position_ids
+from musegen.blocks import BlockOptions, BlockStream, StreamPosition, lay_piece, position_ids, training_piece
 from musegen.errors import ConfigError
+from musegen.layout import StreamLayout
 
 
 @pytest.fixture(scope="module")
 def pieces(tokenizer, scores):
-    return [tokenizer.base_ids(score) for score in scores.values()]
+    return [training_piece(tokenizer, score) for score in scores.values()]
 
 
-def stream(tokenizer, pieces, **settings):
-    return BlockStream(pieces, tokenizer, **{"block_size": 64, "batch_size": 4, "seed": 3, **settings})
+def stream(tokenizer, pieces, batch_size=4, position=None, **settings):
+    options = BlockOptions(**{"block_size": 64, "seed": 3, **settings})
+    return BlockStream(pieces, tokenizer, options, batch_size=batch_size, position=position)
 
 
-def test_an_epoch_holds_every_token_once_but_for_the_rest(tokenizer, pieces):
-    blocks = stream(tokenizer, pieces, transpose=False).epoch_blocks(0)
-    whole = collections.Counter()
-    for piece in pieces:
-        whole.update([tokenizer.bos_token_id, *tokenizer.merge(piece), tokenizer.eos_token_id])
-    seen = collections.Counter(blocks.ravel().tolist())
-    assert not seen - whole  # nothing twice, nothing that is not in a piece
-    assert sum((whole - seen).values()) < 64
-    assert tokenizer.pad_token_id not in seen
+def windows_of(block, layout):
+    """A block in parts, each from an opening on."""
+    return np.split(block, np.flatnonzero(layout.opens[block]))
+
+
+def whole_bars(windows, tokenizer, layout):
+    """The bars of windows as tuples of ids, without control tokens; the last of a window only if something follows."""
+    for window in windows:
+        special = np.isin(window, [tokenizer.eos_token_id, tokenizer.gap_id, tokenizer.sep_token_id])
+        starts = np.flatnonzero(layout.begins_bar[window])
+        ends = np.flatnonzero(layout.begins_bar[window] | (layout.left[window] > 0) | special)
+        for start in starts:
+            later = ends[ends > start]
+            yield tuple(window[start : later[0]].tolist()) if len(later) else None
+
+
+@pytest.mark.parametrize("infill", [0.0, 0.5])
+def test_an_epoch_holds_every_bar(tokenizer, pieces, infill):
+    layout = StreamLayout(tokenizer)
+    blocks = stream(tokenizer, pieces, transpose=False, infill=infill, block_size=256).epoch_blocks(0)
+    bars = collections.Counter(tuple(bar) for piece in pieces for bar in tokenizer.merge_bars(piece.base_ids))
+    windows = [window for block in blocks for window in windows_of(block, layout) if len(window)]
+    seen = collections.Counter(whole_bars(windows, tokenizer, layout))
+    cut = seen.pop(None)  # the last bar of a block, which the next block has again
+    assert not seen - bars and cut <= len(blocks)
+    # What does not fill a last block is dropped: at most that many tokens, in a few bars.
+    missing = bars - seen
+    assert sum(len(bar) * n for bar, n in missing.items()) < 2 * 256
+    assert tokenizer.pad_token_id not in blocks
+    gaps = (blocks == tokenizer.gap_id).any(axis=1)
+    assert gaps.any() == (infill > 0)
+    for block in blocks[gaps]:
+        gap, sep = (int(np.flatnonzero(block == i)[0]) for i in (tokenizer.gap_id, tokenizer.sep_token_id))
+        end = int(np.flatnonzero(block[sep:] == tokenizer.eos_token_id)[0]) + sep
+        assert gap < sep < end and 1 <= layout.begins_bar[block[sep:end]].sum() <= 8
+        assert layout.begins_bar[block[gap:sep]].sum() >= 1
+
+
+def test_every_window_is_opened_as_a_piece_is(tokenizer, pieces):
+    layout = StreamLayout(tokenizer)
+    blocks = stream(tokenizer, pieces, control_dropout=0.0, block_size=128).epoch_blocks(0)
+    inside = 0
+    for block in blocks:
+        assert layout.opens[block[0]]
+        for window in windows_of(block, layout):
+            kinds = [name.partition("_")[0] for name in tokenizer.token_names(window)]
+            if len(kinds) > 12:
+                first = kinds.index("Left")
+                assert set(kinds[1:first]) <= {"Key", "Tempo", "Program"} and kinds[1] == "Key"
+                assert kinds[first + 1] == "Bar"
+            inside += bool(len(window) and window[0] == tokenizer.continued_id)
+    assert inside > len(blocks) / 2
+
+
+def test_headers_lose_parts(tokenizer, pieces):
+    options = BlockOptions(control_dropout=0.3)
+    kept = [
+        {name.partition("_")[0] for name in tokenizer.token_names(header)}
+        for header in (lay_piece(pieces[0], tokenizer, options, np.random.default_rng(i)).header for i in range(300))
+    ]
+    for part in ("Key", "Tempo", "Program"):
+        assert 0.6 < sum(part in kinds for kinds in kept) / 300 < 0.8
+
+
+def test_a_bar_longer_than_a_block_stops_nothing(tokenizer, pieces):
+    blocks = stream(tokenizer, pieces, block_size=12).epoch_blocks(0)
+    assert blocks.shape[1] == 12 and len(blocks) > 50
 
 
 def test_batches_do_not_depend_on_when_one_begins(tokenizer, pieces):
     run = stream(tokenizer, pieces)
     batches, positions = [], []
-    for _ in range(75):
+    for _ in range(90):
         positions.append(StreamPosition(run.position.epoch, run.position.block))
         batches.append(next(run))
     assert run.position.epoch >= 2  # so that the test crosses epochs
-    for at in (1, 17, 39, 74):
+    for at in (1, 17, 39, 89):
         assert np.array_equal(next(stream(tokenizer, pieces, position=positions[at])), batches[at])
 
 
@@ -48,13 +108,18 @@ def test_epochs_and_seeds_differ(tokenizer, pieces):
 
 
 def test_pieces_come_in_many_keys(tokenizer, pieces):
-    run = BlockStream(pieces[:1], tokenizer, block_size=64, batch_size=1, seed=0)
-    low, high = tokenizer.transpositions(pieces[0])
-    first = int(pieces[0][tokenizer._pitched(pieces[0])][0])
+    """Every key within the compass, and the key of the header moves with the notes."""
+    options = BlockOptions(control_dropout=0.0)
+    piece = pieces[0]
+    low, high = tokenizer.transpositions(piece.base_ids)
+    first = int(piece.base_ids[tokenizer._pitched(piece.base_ids)][0])
     offsets = set()
-    for epoch in range(120):
-        moved = tokenizer.split(run._in_key(epoch, 0))
-        offsets.add(int(moved[tokenizer._pitched(moved)][0]) - first)
+    for draw in range(120):
+        laid = lay_piece(piece, tokenizer, options, np.random.default_rng(draw))
+        moved = tokenizer.split([i for bar in laid.bars for i in bar])
+        offset = int(moved[tokenizer._pitched(moved)][0]) - first
+        offsets.add(offset)
+        assert laid.header == tokenizer.header_ids(piece.controls.transposed(offset))
     assert offsets == set(range(max(low, -6), min(high, 6) + 1))
 
 
@@ -66,6 +131,7 @@ def test_too_little_music_for_a_block(tokenizer, pieces):
 def test_positions_begin_anew_with_each_piece():
     ids = np.array([[5, 6, 1, 7, 8], [1, 5, 6, 7, 1]])
     assert position_ids(ids, 1).tolist() == [[0, 1, 0, 1, 2], [0, 1, 2, 3, 0]]
+    assert position_ids(ids, [1, 6]).tolist() == [[0, 0, 0, 1, 2], [0, 1, 0, 1, 0]]
 
 
 def test_attention_does_not_cross_pieces(tiny_model, tokenizer):

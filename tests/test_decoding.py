@@ -1,14 +1,19 @@
 """The grammar: whatever a model wants, what comes out is music, of the length asked for."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
+import symusic
 import torch
 
 from musegen import grid as g
-from musegen.decoding import Grammar, GrammarState, SamplingOptions, sample
+from musegen.blocks import infill_ids
+from musegen.controls import controls_of
+from musegen.decoding import SamplingOptions, sample
 from musegen.errors import RequestError
+from musegen.grammar import DURATION, END, LEFT, Grammar, GrammarState
 from musegen.models import build_model
 from musegen.pipeline import compose
 from musegen.scores import content_hash, midi_bytes, parse_midi
@@ -36,45 +41,106 @@ def tiny_lstm(tokenizer):
 
 def check_stream(names):
     """The grammar once more, in another form: an error for the first token that is out of place."""
-    bar_length, position, program, previous = 0, -1, None, "BOS"
+    bar_start, bar_length, step, position, program, previous, left = 0, 0, 4, -1, None, "BOS", None
+    sounding, header, metres = {}, [], set()
     follows = {
-        "BOS": {"Bar"},
+        "BOS": {"Composer", "Key", "Tempo", "Program", "Left"},
+        "Composer": {"Key", "Tempo", "Program", "Left"},
+        "Key": {"Tempo", "Program", "Left"},
+        "HeadTempo": {"Program", "Left"},
+        "HeadProgram": {"Program", "Left"},
+        "Left": {"Bar"},
         "Bar": {"TimeSig"},
-        "TimeSig": {"Position", "Bar", "EOS"},
+        "TimeSig": {"Position", "Left", "Bar", "EOS"},
         "Position": {"Tempo", "Program", "Pitch"},
-        "Tempo": {"Program", "Pitch", "Position", "Bar", "EOS"},
+        "Tempo": {"Program", "Pitch", "Position", "Left", "Bar", "EOS"},
         "Program": {"Pitch"},
         "Pitch": {"Duration"},
-        "Duration": {"Pitch", "Program", "Position", "Bar", "EOS"},
+        "Duration": {"Pitch", "Program", "Position", "Left", "Bar", "EOS"},
     }
     for name in names:
         kind, _, value = name.partition("_")
         assert kind in follows[previous], (previous, name)
-        if kind == "Bar":
-            position = -1
+        if kind == "Left":
+            assert left is None or int(value) < left
+            left = int(value)
+        elif kind == "Bar":
+            if previous != "Left":
+                assert left > 16
+            bar_start, position, program = bar_start + bar_length * step, -1, None
         elif kind == "TimeSig":
-            bar_length = int(value.split("/")[0]) * 24
+            beats, unit = map(int, value.split("/"))
+            bar_length, step = beats * 24, 384 // (24 * unit)
+            metres.add(value)
         elif kind == "Position":
             assert position < int(value) < bar_length
             position = int(value)
+        elif kind == "Program" and bar_length == 0:
+            assert not header or int(value) > header[-1]
+            header.append(int(value))
+            kind = "HeadProgram"
+        elif kind == "Tempo" and bar_length == 0:
+            kind = "HeadTempo"
         elif kind == "Program":
-            program = value
+            program = int(value)
+            assert not header or program in header
         elif kind == "Pitch":
             assert program is not None
+            onset = bar_start + position * step
+            assert sounding.get((program, value), 0) <= onset, "a pitch is struck while it sounds"
+            pitch = value
+        elif kind == "Duration":
+            beats, part, parts = map(int, value.split("."))
+            sounding[program, pitch] = onset + (beats * 24 + part * 24 // parts) * step
         previous = kind
         if kind == "EOS":
+            # Where the metre may change nobody knows the end before the last bar; decoding cuts what rings on.
+            assert left == 1
+            assert len(metres) > 1 or max(sounding.values()) <= bar_start + bar_length * step
             break
 
 
-def test_real_music_obeys_the_grammar(grammar, tokenizer, scores):
+def without_unisons(score):
+    """A copy in which no program strikes a pitch that it sounds, as the grammar has it."""
+    out = score.copy()
+    out.tracks = type(score.tracks)()
+    for program in {track.program for track in score.tracks}:
+        track, ends = symusic.Track("", program, False), {}
+        notes = sorted((n for t in score.tracks if t.program == program for n in t.notes), key=lambda n: n.start)
+        for note in notes:
+            if ends.get(note.pitch, 0) <= note.start:
+                ends[note.pitch] = note.end
+                track.notes.append(note)
+        out.tracks.append(track)
+    return out
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_real_music_obeys_the_grammar(grammar, tokenizer, scores, told):
+    """Whether the number of bars is told or the model is to find an end."""
     for score in scores.values():
         state = GrammarState()
-        ids = tokenizer.encode_score(score)
+        ids = tokenizer.encode_score(without_unisons(score))
         bars = len(g.bar_grid(score))
         for token in ids[1:]:
-            assert grammar.allowed(state, bars)[token]
+            assert grammar.allowed(state, bars if told else None)[token], tokenizer.token_names([token])
             state = grammar.advance(state, token)
-        assert state.bars == bars
+        assert state.bars == bars and state.kind == END
+
+
+def test_filling_a_gap_obeys_the_grammar(grammar, tokenizer, scores):
+    score = without_unisons(scores["k155/movement3"])
+    bars = tokenizer.merge_bars(tokenizer.base_ids(score))
+    header = tokenizer.header_ids(controls_of(score))
+    ids = infill_ids(tokenizer, bars, header, 5, 8)
+    given = infill_ids(tokenizer, bars, header, 5, 8, filled=False)
+    before = grammar.read(tokenizer.stream(bars, header, stop=5))
+    state = dataclasses.replace(grammar.read(given), total=len(bars) - 5)
+    assert (state.sounding, state.bar_end, state.bars) == (before.sounding, before.bar_end, 0)
+    for token in ids[len(given) :]:
+        assert grammar.allowed(state, 3)[token]
+        state = grammar.advance(state, token)
+    assert state.kind == END
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -94,14 +160,48 @@ def test_every_walk_through_the_grammar_is_legal(grammar, tokenizer, seed):
 def test_masks_forbid_what_they_should(grammar, tokenizer):
     """Each single base token after each kind of state, against the second form."""
     vocab = tokenizer.remi.vocab
-    state = grammar.read([vocab[n] for n in ("Bar_None", "TimeSig_3/4", "Position_24", "Program_40", "Pitch_60")])
-    allowed = grammar.allowed(state)
-    assert {n.partition("_")[0] for n, i in vocab.items() if allowed[i]} == {"Duration"}
-    state = grammar.advance(state, vocab["Duration_1.0.24"])
-    allowed = grammar.allowed(state)
-    positions = {int(n[9:]) for n, i in vocab.items() if n.startswith("Position_") and allowed[i]}
-    assert positions == set(range(25, 72))
-    assert allowed[tokenizer.eos_token_id] and not allowed[tokenizer.pad_token_id]
+
+    def kinds(names, bars=None):
+        state = grammar.read([vocab[n] for n in names])
+        return {n for n, i in vocab.items() if grammar.allowed(state, bars)[i]}
+
+    opening = ["Left_1", "Bar_None", "TimeSig_3/4", "Position_24", "Program_40", "Pitch_60"]
+    after = kinds(opening)
+    # Two quarters are left of the last bar.
+    assert {n.partition("_")[0] for n in after} == {"Duration"}
+    assert "Duration_2.0.24" in after and "Duration_2.1.24" not in after
+    after = kinds([*opening, "Duration_1.0.24"])
+    assert {int(n[9:]) for n in after if n.startswith("Position_")} == set(range(25, 72))
+    assert "EOS_None" in after and "PAD_None" not in after and "Pitch_60" not in after and "Pitch_61" in after
+    # The pitch is free again once its note has ended; another program may take it up at once.
+    assert "Pitch_60" not in kinds([*opening, "Duration_1.0.24", "Position_47", "Program_40"])
+    assert "Pitch_60" in kinds([*opening, "Duration_1.0.24", "Position_47", "Program_41"])
+    assert "Pitch_60" in kinds([*opening, "Duration_1.0.24", "Position_48", "Program_40"])
+    # Bars left are counted: a bar that the budget asks for, then the next step.
+    assert kinds([], 20) - {n for n in kinds([], 20) if n.startswith(("Composer", "Key", "Tempo", "Program"))} == {
+        "Left_20"
+    }
+    note = ["Bar_None", "TimeSig_3/4", "Position_0", "Program_40", "Pitch_60", "Duration_1.0.24"]
+    assert {n for n in kinds(["Left_20", *note], 20) if n.startswith(("Left", "Bar", "EOS"))} == {"Left_16"}
+    assert {n for n in kinds(["Left_20", *note], 21) if n.startswith(("Left", "Bar", "EOS"))} == {"Bar_None"}
+    # What the header names is all that plays.
+    after = kinds(["Program_40", "Program_42", "Left_2", "Bar_None", "TimeSig_3/4", "Position_0"])
+    assert {n for n in after if n.startswith("Program")} == {"Program_40", "Program_42"}
+
+
+@pytest.mark.parametrize("bars", [1, 2, 16, 17, 20, 40, 300])
+def test_bars_left_are_told_as_in_training(grammar, tokenizer, bars):
+    """Given a budget, the grammar forces the very tokens that `stream` writes."""
+    vocab = tokenizer.remi.vocab
+    note = ["Bar_None", "TimeSig_3/4", "Position_0", "Program_40", "Pitch_60", "Duration_1.0.24"]
+    bar = [vocab[name] for name in note]
+    state = GrammarState()
+    for token in [*tokenizer.stream([bar] * bars, bos=False, eos=False), tokenizer.eos_token_id]:
+        allowed = np.flatnonzero(grammar.allowed(state, bars))
+        if state.kind in (DURATION, LEFT):
+            assert token in allowed
+            assert not {vocab["Bar_None"], *grammar._left_ids.values(), tokenizer.eos_token_id} & {*allowed} - {token}
+        state = grammar.advance(state, token)
 
 
 @pytest.mark.parametrize("kind", ["gpt", "lstm"])

@@ -34,7 +34,7 @@ from musegen.rendering.meters import UNITS, beats_of, cut, lay_bars, value_of
 from musegen.rendering.parts import lay_out
 from musegen.rendering.quantization import Note
 from musegen.rendering.streams import split_hands
-from musegen.rendering.tonality import written_pitch
+from musegen.tonality import written_pitch
 
 CORPUS = Path(importlib.util.find_spec("music21").submodule_search_locations[0]) / "corpus" / "mozart"
 TPQ = 24

@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from miditok import REMI
+from miditok import REMI, TokSequence
 from transformers import AutoTokenizer, GPT2Config
 
 from musegen import grid as g
 from musegen.errors import TokenizerError
+from musegen.remi import one_track_a_program
 from musegen.scores import content_hash, midi_bytes, parse_midi
 from musegen.tokenizer import MusicTokenizer, iterate_bars, load_tokenizer
 from musegen.tokenizer_training import round_trip, train_tokenizer
@@ -43,7 +44,7 @@ def test_round_trip_counts_what_is_lost(tokenizer, scores):
 
 
 def test_ids_equal_those_of_miditok_alone(tokenizer, scores, saved, tmp_path):
-    """A second reading of the saved parameters by miditok itself gives the same ids."""
+    """miditok itself, from the saved parameters, gives the same ids but for the programs that bars name anew."""
     parameters = json.loads((saved / "miditok.json").read_text())
     model = (saved / "tokenizer.json").read_text()
     last = parameters.pop("_vocab_base_byte_to_token")
@@ -51,7 +52,39 @@ def test_ids_equal_those_of_miditok_alone(tokenizer, scores, saved, tmp_path):
     path.write_text(json.dumps({**parameters, "_model": model, "_vocab_base_byte_to_token": last}))
     alone = REMI(params=path)
     for score in scores.values():
-        assert alone.encode(score).ids == tokenizer.encode_score(score, bos=False, eos=False)
+        base = tokenizer.base_ids(score)
+        expected = alone.encode(one_track_a_program(score), encode_ids=False).ids
+        assert without_repeated_programs(tokenizer, base) == without_repeated_programs(tokenizer, expected)
+        bars = [TokSequence(ids=bar.tolist()) for bar in np.split(base, np.flatnonzero(base == tokenizer.bar_id))[1:]]
+        for bar in bars:
+            alone.complete_sequence(bar)
+            alone.encode_token_ids(bar)
+        assert [i for bar in bars for i in bar.ids] == tokenizer.encode_score(score, bos=False, eos=False)
+
+
+def without_repeated_programs(tokenizer, base):
+    names, program, kept = [tokenizer._base_names[i] for i in base], None, []
+    for name in names:
+        if not name.startswith("Program_") or name != program:
+            kept.append(name)
+        program = name if name.startswith("Program_") else program
+    return kept
+
+
+def test_each_bar_names_the_program_of_its_first_note(tokenizer, scores):
+    for score in scores.values():
+        base = tokenizer.base_ids(score)
+        names = np.array([tokenizer._base_names[i] for i in base])
+        for bar in np.split(names, np.flatnonzero(names == "Bar_None"))[1:]:
+            kinds = [name.partition("_")[0] for name in bar]
+            assert "Pitch" not in kinds or "Program" in kinds[: kinds.index("Pitch")]
+
+
+def test_the_order_of_tracks_makes_no_difference(tokenizer, scores):
+    score = scores["k155/movement3"]
+    turned = score.copy()
+    turned.tracks = type(score.tracks)(reversed([*score.tracks]))
+    assert tokenizer.encode_score(turned) == tokenizer.encode_score(score)
 
 
 def test_auto_tokenizer_beside_a_gpt2_config_in_a_fresh_process(tokenizer, scores, saved, tmp_path):
@@ -126,7 +159,7 @@ def test_bars_are_never_merged(tokenizer, scores):
 
 
 def test_training_is_repeatable(scores):
-    one, two = (train_tokenizer([scores["k545"]], 1050, progress=False) for _ in range(2))
+    one, two = (train_tokenizer([scores["k545"]], 1120, progress=False) for _ in range(2))
     assert one.backend_tokenizer.to_str() == two.backend_tokenizer.to_str()
 
 

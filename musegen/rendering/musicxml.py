@@ -15,8 +15,8 @@ from musegen.rendering.meters import UNITS, Bar
 from musegen.rendering.parts import Layout, Part, lay_out
 from musegen.rendering.quantization import Note
 from musegen.rendering.rhythm import Symbol, write_bar
-from musegen.rendering.tonality import signature_alterations, written_pitch
 from musegen.rendering.voices import MAX_VOICES, voices_of
+from musegen.tonality import signature_alterations, written_pitch
 
 _ACCIDENTALS = {-2: "flat-flat", -1: "flat", 0: "natural", 1: "sharp", 2: "double-sharp"}
 _DOCTYPE = (

@@ -18,7 +18,7 @@ from musegen.rendering.files import RenderingError
 from musegen.rendering.meters import Bar, lay_bars
 from musegen.rendering.quantization import Note, quantize, to_units
 from musegen.rendering.streams import split_hands, split_two
-from musegen.rendering.tonality import estimate_key, spell
+from musegen.tonality import estimate_key, spell
 
 _LEDGER_FREE = 4  # semitones beyond the staff that players read without effort
 _CLEF_CHANGE = 18.0  # semitones beyond that, summed over notes, that justify a change of clef

@@ -1,0 +1,428 @@
+"""The grammar of the token stream: which ids may come next.
+
+The grammar knows what each id stands for through its BPE merges: an id is allowed only if all that it expands to is
+legal in the present state. It holds for any model, trained or not. Works on ids alone; scores are
+`musegen.pipeline`'s.
+
+A piece is BOS (or CNT), a header, bars, EOS. A bar is perhaps `Left`, then Bar, TimeSig, then positions that rise and
+stay inside the bar; at a position, perhaps a Tempo, then notes: perhaps a Program, then Pitch and Duration. The first
+note of a bar names its program. Beyond that order:
+
+- `Left` stands where `musegen.controls` puts it and counts true;
+- programs that a header names are the only ones that play;
+- a program does not strike a pitch that it still sounds;
+- no note sounds beyond the last bar, where the grammar knows which bar is the last;
+- EOS comes at a bar line, after the last bar.
+
+Units: bars, grid positions (`musegen.grid.POSITIONS_PER_BEAT` a beat), ticks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from musegen import grid as g
+from musegen.controls import left_step, left_width
+from musegen.tokenizer import MusicTokenizer
+
+(
+    START, COMPOSER, KEY, HEAD_TEMPO, HEAD_PROGRAM, LEFT, BAR, METRE, POSITION, TEMPO, PROGRAM, PITCH, DURATION,
+    CLOSED, END, GAP, SEP, OTHER,
+) = range(18)  # fmt: skip
+_TYPES = {
+    "Composer": COMPOSER,
+    "Key": KEY,
+    "Left": LEFT,
+    "Bar": BAR,
+    "TimeSig": METRE,
+    "Position": POSITION,
+    "Tempo": TEMPO,
+    "Program": PROGRAM,
+    "Pitch": PITCH,
+    "Duration": DURATION,
+    "GAP": GAP,
+    "SEP": SEP,
+}
+_NEXT = {
+    START: (COMPOSER, KEY, TEMPO, PROGRAM, LEFT, BAR),
+    COMPOSER: (KEY, TEMPO, PROGRAM, LEFT, BAR),
+    KEY: (TEMPO, PROGRAM, LEFT, BAR),
+    HEAD_TEMPO: (PROGRAM, LEFT, BAR),
+    HEAD_PROGRAM: (PROGRAM, LEFT, BAR),
+    LEFT: (BAR,),
+    CLOSED: (LEFT, BAR),  # after a prompt: what is given stays as it is
+    BAR: (METRE,),
+    METRE: (POSITION, LEFT, BAR),
+    POSITION: (TEMPO, PROGRAM, PITCH),
+    TEMPO: (PROGRAM, PITCH, POSITION, LEFT, BAR),
+    PROGRAM: (PITCH,),
+    PITCH: (DURATION,),
+    DURATION: (PITCH, PROGRAM, POSITION, LEFT, BAR),
+    END: (),
+}
+_HEAD = (START, COMPOSER, KEY, HEAD_TEMPO, HEAD_PROGRAM)
+_BOUNDARY = (*_HEAD, METRE, TEMPO, DURATION, CLOSED)  # after which a bar may begin
+MAX_NOTES_AT_ONCE = 32  # that begin at one position; a full orchestra seldom needs more
+_MAX_EMPTY_BARS = 2  # in a row; a model that has lost its way writes rests for ever
+_NO_PROGRAM = -2
+_FOREVER = 2**30  # ticks
+
+
+@dataclasses.dataclass(frozen=True)
+class GrammarState:
+    """What decides which ids may come next. Treated as immutable, its dictionary too.
+
+    Args:
+        kind: Of the last token.
+        position: Of the last note in this bar; -1 at its beginning.
+        bar_length: Positions in this bar.
+        step: Ticks a position in this bar.
+        bar_start: Tick at which this bar begins.
+        program: Last named in this bar; -2 for none.
+        pitch: Of a note whose duration is to come.
+        bars: Begun so far.
+        notes: Whether there is any.
+        empty: Bars in a row without a note, this one included.
+        struck: Notes that begin at this position.
+        metre: REMI id of the last TimeSig; -1 before the first.
+        left: Step of the last `Left` token; 0 before the first.
+        since: Bars begun since that token.
+        programs: Named in the header.
+        sounding: Tick at which each (program, pitch) ends that may still sound.
+        total: Bars by which `Left` counts, if not by the bar budget.
+        before_gap: The state at GAP, until SEP.
+    """
+
+    kind: int = START
+    position: int = -1
+    bar_length: int = 0
+    step: int = 4
+    bar_start: int = 0
+    program: int = _NO_PROGRAM
+    pitch: int = 0
+    bars: int = 0
+    notes: bool = False
+    empty: int = 0
+    struck: int = 0
+    metre: int = -1
+    left: int = 0
+    since: int = 0
+    programs: tuple[int, ...] = ()
+    sounding: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    total: int | None = None
+    before_gap: GrammarState | None = None
+
+    @property
+    def bar_end(self) -> int:
+        """Tick at which this bar ends."""
+        return self.bar_start + self.bar_length * self.step
+
+    def bars_to_come(self, bars: int | None) -> int | None:
+        """Bars after this one; None if not known."""
+        if bars is not None:
+            return max(0, bars - self.bars)
+        if self.left and left_width(self.left) == 1:
+            return self.left - self.since
+        return None
+
+
+class Grammar:
+    """Which ids may follow which, for one tokenizer.
+
+    Args:
+        tokenizer: Any `MusicTokenizer`.
+        programs: General MIDI programs that may play; None for all.
+        steady_metre: Whether every bar must have the metre of the first.
+    """
+
+    def __init__(
+        self, tokenizer: MusicTokenizer, programs: Collection[int] | None = None, *, steady_metre: bool = False
+    ):
+        self.steady_metre = steady_metre
+        self.programs = None if programs is None else frozenset(int(p) for p in programs)
+        self.has_controls = tokenizer.has_controls
+        self.bos, self.eos, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        self._read_names(tokenizer._base_names)
+        self._left_ids = {int(self._value[i]): i for i in np.flatnonzero(self._kind == LEFT).tolist()}
+        self._expansions = tokenizer.expansions
+        size = len(tokenizer)
+        self.first = np.full(size, OTHER)
+        self.single = np.zeros(size, bool)  # stands for one REMI token
+        self.legal = np.zeros(size, bool)
+        self.first_position = np.full(size, -1)
+        self.reach = np.full(size, -1)  # the largest position that the bar going on would have to hold
+        self.needs_program = np.zeros(size, bool)
+        self.metre = np.full(size, -1)
+        self._named: list[tuple[int, ...]] = [()] * size
+        self._twice: list[tuple[int, int]] = []  # ids that clash with themselves if this program is in force
+        notes: list[tuple[int, ...]] = []
+        for i, expansion in enumerate(self._expansions):
+            if i not in (self.bos, self.eos, self.pad) and len(expansion):
+                notes += self._describe(i, expansion)
+        columns = np.array(notes, dtype=np.int64).reshape(-1, 7).T
+        # Of every note that an id writes or completes: the id, whether a bar line is before it, the ticks a position
+        # of a metre that the id brings (0 for the bar's own), and -1 where the state decides.
+        self._note_id, self._note_bar, self._note_step, self._note_position = columns[:4]
+        self._note_program, self._note_pitch, self._note_duration = columns[4:]
+        self._twice_id, self._twice_program = np.array(self._twice, dtype=np.int64).reshape(-1, 2).T
+        self._masks: dict[tuple, np.ndarray] = {}
+        self._playable: dict[frozenset, np.ndarray] = {}
+
+    def _read_names(self, names: Sequence[str]) -> None:
+        """Kind and value of each REMI token; ticks a position of each metre."""
+        self._kind, self._value = np.full(len(names), OTHER), np.zeros(len(names), np.int64)
+        self._step = np.zeros(len(names), np.int64)
+        for i, name in enumerate(names):
+            word, _, rest = name.partition("_")
+            self._kind[i] = _TYPES.get(word, OTHER)
+            if word in ("Position", "Program", "Pitch", "Left"):
+                self._value[i] = int(rest)
+            elif word == "TimeSig":
+                numerator, denominator = map(int, rest.split("/"))
+                self._value[i] = numerator * g.POSITIONS_PER_BEAT
+                self._step[i] = g.TICKS_PER_WHOLE // (denominator * g.POSITIONS_PER_BEAT)
+            elif word == "Duration":
+                beats, part, parts = map(int, rest.split("."))
+                self._value[i] = (beats * parts + part) * g.POSITIONS_PER_BEAT // parts
+
+    def _describe(self, i: int, expansion: np.ndarray) -> list[tuple[int, ...]]:
+        """Fill the tables of an id; returns its notes as rows of the note table."""
+        kinds, values = self._kind[expansion], self._value[expansion]
+        self.first[i], self.single[i] = kinds[0], len(expansion) == 1
+        legal = bool(np.isin(kinds, (OTHER, GAP, SEP), invert=True).all())
+        legal &= all(b in _NEXT[a] for a, b in itertools.pairwise(kinds) if a in _NEXT)
+        positions = values[kinds == POSITION]
+        legal &= bool(np.all(np.diff(positions) > 0))
+        if len(positions):
+            self.first_position[i] = positions[0]
+        metres = values[kinds == METRE]
+        if len(metres):
+            self.metre[i] = expansion[kinds == METRE][-1]
+            legal &= not len(positions) or bool(positions[-1] < metres[-1])
+        elif len(positions):
+            self.reach[i] = positions[-1]
+        self._named[i] = tuple(int(p) for p in values[kinds == PROGRAM])
+        pitches = np.flatnonzero(kinds == PITCH)
+        self.needs_program[i] = len(pitches) > 0 and not np.any(kinds[: pitches[0]] == PROGRAM)
+        notes, apart = self._notes_of(i, expansion)
+        self.legal[i] = legal and apart
+        return notes
+
+    def _notes_of(self, i: int, expansion: np.ndarray) -> tuple[list[tuple[int, ...]], bool]:
+        """The notes that an id writes, and whether none of them strikes a pitch that another still sounds."""
+        rows: list[tuple[int, ...]] = []
+        bar, step, position, program = 0, 0, -1, -1
+        ends: dict[tuple[int, int], int] = {}  # by program, as in a row, and pitch
+        apart, pending = True, None
+        for base in expansion:
+            kind, value = self._kind[base], int(self._value[base])
+            if kind == BAR:
+                bar, position = 1, -1
+            elif kind == METRE:
+                step = int(self._step[base])
+            elif kind == POSITION:
+                position = value
+            elif kind == PROGRAM:
+                program = value + 1  # 0 for drums; -1 is left for "as before"
+            elif kind == PITCH:
+                pending = (i, bar, step, position, program, value)
+                for (other, pitch), end in ends.items():
+                    if pitch == value and end > position and other == program:
+                        apart = False
+                    elif pitch == value and end > position and other < 0:
+                        self._twice.append((i, program))
+            elif kind == DURATION:
+                note = pending or (i, bar, step, -1, -1, -1)
+                ends[note[4], note[5]] = note[3] + value
+                rows.append((*note, value))
+                pending = None
+        return rows + ([(*pending, 0)] if pending else []), apart
+
+    def advance(self, state: GrammarState, token: int) -> GrammarState:
+        """The state after a token, legal or not."""
+        if token == self.eos:
+            return dataclasses.replace(state, kind=END)
+        if token in (self.bos, self.pad):
+            return state
+        now = dict(state.__dict__)  # dataclasses.replace for each REMI token would cost more than all the rest
+        for base in self._expansions[token]:
+            self._step_on(now, int(base))
+        return GrammarState(**now)
+
+    def _step_on(self, now: dict, base: int) -> None:
+        kind, value = int(self._kind[base]), int(self._value[base])
+        if kind == PROGRAM and now["kind"] in _HEAD:
+            now["programs"] = (*now["programs"], value)
+            kind = HEAD_PROGRAM
+        elif kind == TEMPO and now["kind"] in _HEAD:
+            kind = HEAD_TEMPO
+        elif kind == OTHER:  # CNT
+            return
+        elif kind == LEFT:
+            now["left"], now["since"] = value, 0
+        elif kind == BAR:
+            start = now["bar_start"] + now["bar_length"] * now["step"]
+            now.update(bar_start=start, bar_length=0, position=-1, program=_NO_PROGRAM, struck=0)
+            now.update(bars=now["bars"] + 1, empty=now["empty"] + 1, since=now["since"] + 1)
+            now["sounding"] = {key: end for key, end in now["sounding"].items() if end > start}
+        elif kind == METRE:
+            now.update(bar_length=value, step=int(self._step[base]), metre=base)
+        elif kind == POSITION:
+            now["position"], now["struck"] = value, 0
+        elif kind == PROGRAM:
+            now["program"] = value
+        elif kind == PITCH:
+            now["pitch"] = value
+        elif kind == DURATION:
+            end = now["bar_start"] + (max(now["position"], 0) + value) * now["step"]
+            key = (now["program"], now["pitch"])
+            now["sounding"] = {**now["sounding"], key: max(end, now["sounding"].get(key, 0))}
+            now.update(notes=True, empty=0, struck=now["struck"] + 1)
+        elif kind == GAP:
+            now["before_gap"] = GrammarState(**{**now, "kind": CLOSED, "before_gap": None})
+            kind = CLOSED
+        elif kind == SEP and now["before_gap"] is not None:
+            now.update(now["before_gap"].__dict__, bars=0, left=0, since=0, empty=0, notes=True)
+            kind = CLOSED
+        now["kind"] = kind
+
+    def read(self, ids: Sequence[int], state: GrammarState | None = None) -> GrammarState:
+        """The state after many tokens."""
+        state = state or GrammarState()
+        for token in ids:
+            state = self.advance(state, int(token))
+        return state
+
+    def allowed(self, state: GrammarState, bars: int | None = None) -> np.ndarray:
+        """Which ids may come next.
+
+        Args:
+            state: Of the stream so far.
+            bars: How many bars the piece is to have, exactly; None lets the model end it.
+
+        Returns:
+            bool (vocabulary,). Never all False. Not to be written to.
+        """
+        bar, left = self._boundary(state, bars)
+        crowded = state.kind == DURATION and state.struck >= MAX_NOTES_AT_ONCE
+        key = (
+            state.kind, state.position, state.bar_length, state.program == _NO_PROGRAM, crowded, bar, left,
+            self._may_end(state, bars), state.metre if self.steady_metre else -1, state.programs,
+        )  # fmt: skip
+        mask = self._masks.get(key)
+        if mask is None:
+            mask = self._masks[key] = self._mask(state, bar, left, crowded, self._may_end(state, bars))
+        if state.kind in (*_HEAD, LEFT, BAR, END):
+            return mask
+        return self._without_clashes(state, bars, mask)
+
+    def _boundary(self, state: GrammarState, bars: int | None) -> tuple[bool, tuple[int, ...]]:
+        """Whether a bar may begin here, and which `Left` tokens may stand here."""
+        if state.kind == LEFT:
+            return True, ()
+        if state.kind not in _BOUNDARY or state.empty >= _MAX_EMPTY_BARS + (state.bars == 0):
+            return False, ()
+        if bars is not None and state.bars >= bars:
+            return False, ()
+        if not self.has_controls:
+            return True, ()
+        total = bars if state.total is None else state.total
+        if total is not None:
+            left = max(1, total - state.bars)
+            step = left_step(left)
+            return (False, (step,)) if state.left == 0 or step != left_step(left + 1) else (True, ())
+        if state.left == 0:
+            return False, tuple(self._left_ids)
+        width = left_width(state.left)
+        lower = tuple(sorted(self._left_ids))
+        index = lower.index(state.left)
+        return width is None or state.since < width, lower[index - 1 : index] if index else ()
+
+    def _may_end(self, state: GrammarState, bars: int | None) -> bool:
+        if state.kind not in (DURATION, METRE, TEMPO, CLOSED) or not state.notes:
+            return False
+        if bars is not None:
+            return state.bars >= bars
+        return not self.has_controls or (state.left == 1 and state.since == 1)
+
+    def _mask(self, state: GrammarState, bar: bool, left: tuple[int, ...], crowded: bool, ends: bool) -> np.ndarray:
+        """What depends on few things, so that the masks of a piece are soon all known."""
+        mask = np.zeros(len(self.legal), bool)
+        if state.kind == END:
+            mask[self.pad] = True
+            return mask
+        for kind in _NEXT[state.kind]:
+            if kind not in (BAR, LEFT) and not (crowded and kind in (PITCH, PROGRAM)):
+                mask |= self.first == kind
+        if bar:
+            mask |= self.first == BAR
+        mask &= self.legal & (self.reach < state.bar_length)
+        mask &= (self.first == BAR) | (self.first_position < 0) | (self.first_position > state.position)
+        if state.kind in _HEAD:
+            mask &= self.single | (self.first == BAR)
+            if state.programs:  # ascending
+                later = frozenset(range(state.programs[-1] + 1, 128))
+                mask &= (self.first != PROGRAM) | self._plays(later)
+            mask &= self._plays(self.programs)
+        else:
+            mask &= self._plays(self._heard(state))
+            if state.program == _NO_PROGRAM:
+                mask &= ~self.needs_program | (self.first == BAR)
+        if self.steady_metre and state.metre >= 0:
+            mask &= (self.metre < 0) | (self.metre == state.metre)
+        if state.position + 1 >= state.bar_length and state.kind not in (PROGRAM, PITCH, POSITION):
+            mask &= self.first != POSITION
+        mask[[self._left_ids[step] for step in left]] = True
+        mask[self.eos] = ends
+        if not mask.any():
+            # The bar has no room left and another is not to begin: the piece ends.
+            mask[self.eos] = True
+        return mask
+
+    def _heard(self, state: GrammarState) -> frozenset | None:
+        """Programs that may play; None for all."""
+        if not state.programs:
+            return self.programs
+        return frozenset(state.programs) if self.programs is None else self.programs & frozenset(state.programs)
+
+    def _plays(self, programs: frozenset | None) -> np.ndarray:
+        """Ids that name no other program than these."""
+        if programs is None:
+            return self.legal
+        found = self._playable.get(programs)
+        if found is None:
+            found = np.array([all(p in programs for p in named) for named in self._named])
+            self._playable[programs] = found
+        return found
+
+    def _without_clashes(self, state: GrammarState, bars: int | None, mask: np.ndarray) -> np.ndarray:
+        """Forbid ids that strike a pitch that still sounds, or that sound beyond the last bar."""
+        to_come = state.bars_to_come(bars)
+        limit = _FOREVER
+        if to_come == 0:
+            limit = state.bar_end
+        elif to_come is not None and self.steady_metre:
+            limit = state.bar_end + to_come * state.bar_length * state.step
+        if limit - state.bar_start > 80 * g.TICKS_PER_QUARTER and not state.sounding:
+            return mask  # no duration reaches so far, and nothing sounds that could be struck again
+        step = np.where(self._note_step > 0, self._note_step, state.step)
+        position = np.where(self._note_position < 0, max(state.position, 0), self._note_position)
+        position = np.where(self._note_bar > 0, np.maximum(self._note_position, 0), position)
+        start = np.where(self._note_bar > 0, state.bar_end, state.bar_start) + position * step
+        bad = start + self._note_duration * step > limit
+        if state.sounding:
+            until = np.zeros((130, 129), np.int64)  # by program + 1 and pitch; the last of each for "none"
+            for (program, pitch), end in state.sounding.items():
+                until[program + 1, pitch] = end
+            program = np.where(self._note_program < 0, state.program + 1, self._note_program)
+            bad |= until[program, self._note_pitch] > start
+        out = mask.copy()
+        out[self._note_id[bad]] = False
+        out[self._twice_id[self._twice_program == state.program + 1]] = False
+        if not out.any():
+            out[self.eos] = True
+        return out
