@@ -24,6 +24,7 @@ from musegen.controls import controls_of
 from musegen.errors import CheckpointError, ConfigError
 from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
+from musegen.optimizers import make_optimizer
 from musegen.tokenizer import MusicTokenizer
 from musegen.training_config import TrainingConfig, learning_rate_at, resolve_precision
 
@@ -46,16 +47,6 @@ class TrainingResult:
     best_step: int
     bits_per_note: float
     resumed_from: int
-
-
-def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW, fused, with weight decay on matrices only (not on biases and norms)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 class Trainer:
@@ -341,8 +332,7 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            n_positions=config.block_size,
-            **config.model_settings,
+            **{"n_positions": config.block_size, **config.model_settings},
         )
     else:
         model = load_causal_lm(config.model)

@@ -27,6 +27,7 @@ class TrainingConfig:
         batch_size: Blocks a step, over all processes.
         micro_batch_size: Blocks a forward pass and process; by default all of a process's blocks at once.
         steps: Optimiser steps.
+        optimizer: `adamw`, or `muon`: Muon for the matrices inside, AdamW for the rest.
         learning_rate: At its height.
         final_learning_rate: As a share of the height, at the end of the cosine.
         warmup: Steps over which the learning rate rises.
@@ -52,6 +53,7 @@ class TrainingConfig:
     batch_size: int = 8
     micro_batch_size: int | None = None
     steps: int = 1000
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.1
     warmup: int = 50
@@ -76,6 +78,8 @@ class TrainingConfig:
         for name in ("learning_rate", "clip"):
             if not isinstance(getattr(self, name), (int, float)) or getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: a number above 0 is needed, not {getattr(self, name)!r}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"optimizer: adamw or muon, not {self.optimizer!r}")
         if self.precision not in ("auto", "bf16", "no"):
             raise ConfigError(f"precision: auto, bf16 or no, not {self.precision!r}")
 
