@@ -23,7 +23,7 @@ TEMPERATURE, TOP_P, MAX_TOKENS = 0.9, 0.95, 4096
 MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
-        "model_settings": {"n_layer": 2, "dropout": 0.1, "attn_pdrop": 0.0},
+        "model_settings": {"n_layer": 2, "dropout": 0.1},
         "block_size": 128,
         "batch_size": 8,
         "steps": 560,

@@ -62,7 +62,7 @@ def test_overrides_take_both_names_of_a_setting():
     assert build_config("gpt-tiny", **SIZES, hidden_size=32).n_embd == 32
     assert build_config("lstm-tiny", **SIZES, num_hidden_layers=3).num_layers == 3
     gpt = build_config("gpt-tiny", **SIZES, dropout=0.25, embd_pdrop=0.5)
-    assert (gpt.resid_pdrop, gpt.embd_pdrop, gpt.attn_pdrop) == (0.25, 0.5, 0.25)
+    assert (gpt.resid_pdrop, gpt.embd_pdrop, gpt.attn_pdrop) == (0.25, 0.5, 0.0)
     lstm = build_config("lstm-small", **SIZES, dropout=0.25)
     assert (lstm.dropout, lstm.embedding_dropout, lstm.output_dropout) == (0.25, 0.25, 0.25)
 

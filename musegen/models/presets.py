@@ -15,8 +15,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig, Pre
 from ..errors import ConfigError
 from .configuration_music_lstm import MusicLstmConfig
 
-# GPT-2 has three dropouts where the LSTM has a default for all of its own: one name sets them in both.
+# GPT-2 has three dropouts where the LSTM has a default for all of its own: one name sets them in both. Dropout
+# inside attention stays off unless asked for by name: it forbids the fused kernels, and a step on a CPU then takes
+# two to four times as long.
 GPT2_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+_ATTENTION_DROPOUT = 0.0
 # `build_config` has these as arguments of their own, so no override may contradict them; the last is another
 # name of `n_positions`.
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -101,7 +104,8 @@ def build_config(
         n_positions: The longest sequence in tokens that a GPT can read. The LSTMs have no such limit and
             ignore it.
         **overrides: Settings that replace those of the preset or the defaults of its configuration class, by
-            their names there (`Preset.overrides`); `dropout` sets all three dropouts of a GPT.
+            their names there (`Preset.overrides`); `dropout` sets a GPT's dropouts of embeddings and layers, not
+            that of attention (`attn_pdrop`).
 
     Returns:
         A `GPT2Config` or a `MusicLstmConfig`.
@@ -122,6 +126,7 @@ def build_config(
         dropout = overrides.pop("dropout", None)
         if dropout is not None:
             settings |= dict.fromkeys(GPT2_DROPOUTS, dropout)
+        settings["attn_pdrop"] = _ATTENTION_DROPOUT
     # An alias beside the name it stands for would leave the winner to the order of assignment.
     aliases = preset.config_class.attribute_map
     settings |= {aliases.get(key, key): value for key, value in overrides.items()}
