@@ -42,7 +42,7 @@ def built(folder, tmp_path_factory):
 
 def test_every_file_is_accounted_for(built):
     out, report = built
-    assert report.found == 7 == sum(report.kept.values()) + len(report.duplicates) + len(report.quarantined)
+    assert report.found == 7 == sum(report.kept.values()) + report.duplicate_files + report.bad
     assert sum(report.kept.values()) == 4 and len(report.duplicates) == 1
     assert {source.split("/")[-1]: q["reason"] for source, q in report.quarantined.items()} == {
         "torn.mid": "unreadable",
