@@ -19,9 +19,9 @@ from musegen.corpus.building import build_corpus
 from musegen.corpus.limits import BuildLimits
 from musegen.corpus.loading import corpus_scores, features, load_corpus, verify_corpus
 from musegen.corpus.reading import ReadOptions, key_name, piece_row, read_file
-from musegen.corpus.reducing import SplitOptions, split_by_work
 from musegen.corpus.report import REPORT_FILE, CorpusReport
 from musegen.corpus.schema import SPLITS
+from musegen.corpus.splitting import SplitOptions
 
 __all__ = [
     "REPORT_FILE",
@@ -37,6 +37,5 @@ __all__ = [
     "load_corpus",
     "piece_row",
     "read_file",
-    "split_by_work",
     "verify_corpus",
 ]

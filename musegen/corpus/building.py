@@ -13,16 +13,17 @@ from typing import Any
 from musegen.corpus.engines import engine_of
 from musegen.corpus.journal import FORMAT, Journal, reading_key
 from musegen.corpus.limits import BuildLimits
-from musegen.corpus.reading import REMI, Reading, ReadOptions, read_file
-from musegen.corpus.reducing import SplitOptions, reduce_rows
+from musegen.corpus.reading import REMI, Reading, ReadOptions, read_file, tokenizer_files
+from musegen.corpus.reducing import reduce_rows
 from musegen.corpus.report import REPORT_FILE, CorpusReport
+from musegen.corpus.splitting import SplitOptions
 from musegen.corpus.work_folder import WorkFolder
 from musegen.corpus.writing import recover, swap_in, write_corpus
 from musegen.errors import CorpusError
 from musegen.sources import SourceFile, count_scores, discover
 
 # What a recorded outcome depends on beside the settings.
-_LIBRARIES = ("musegen", "symusic", "verovio", "numpy")
+_LIBRARIES = ("musegen", "symusic", "verovio", "miditok", "numpy")
 
 
 def build_corpus(
@@ -91,9 +92,7 @@ def _signature(sources: Sequence[str], limits: BuildLimits, tokenizer: str | Non
     signature |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
     signature |= {"sources": list(sources), "limits": limits.as_settings(), "tokenizer": tokenizer}
     if tokenizer is not None:
-        from musegen.corpus.reading import vocabulary_hash
-
-        signature["vocabulary"] = vocabulary_hash(tokenizer)
+        signature["tokenizer_files"] = tokenizer_files(tokenizer)
     return signature
 
 
@@ -144,9 +143,10 @@ def _finish(
         reasons = "; ".join(f"{reading.source}: {reading.reason}" for reading in found)
         work.remove()
         raise CorpusError(f"none of the {len(order)} files is a usable score ({reasons or 'no score was found'})")
-    settings = {name: value for name, value in signature.items() if name not in ("format", "tokenizer")}
+    settings = {name: value for name, value in signature.items() if name not in ("format", "tokenizer_files")}
     settings["sources"] = [_public(source) for source in signature["sources"]]
     settings["tokenizer"] = signature["tokenizer"] and _public(signature["tokenizer"])
+    settings["vocabulary"] = light(next(iter(plan.groups))).row.get("vocabulary")
     settings["split"] = dataclasses.asdict(split)
     shutil.rmtree(work.new, ignore_errors=True)
     report = write_corpus(work.new, plan, lambda index: journal.read(order[index]), light, settings)

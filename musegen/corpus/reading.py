@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from musegen import grid as g
 from musegen.canonical import LoadedScore, ScoreLimits
-from musegen.errors import MusegenError, ScoreError, WorkerError
+from musegen.errors import MusegenError, ScoreError, TokenizerError, WorkerError
 from musegen.scores import content_hash, load_score, midi_bytes, read_score
 from musegen.sources import SourceFile
 
@@ -42,7 +45,8 @@ class Reading:
     Args:
         source: The file's name in the corpus.
         stamp: Of the file as it was read.
-        row: Columns of the corpus but for the three below; None if there is no row.
+        row: Columns of the corpus but for the three below, and the hash of the `vocabulary` if there are ids; None
+            if there is no row.
         midi: The canonical score as a MIDI file.
         fingerprint: uint32, little-endian.
         input_ids: uint16, little-endian; empty without a tokenizer.
@@ -78,7 +82,10 @@ def read_file(file: SourceFile, options: ReadOptions | None = None) -> Reading:
         else:
             loaded = read_score(file.data, file.source, options.limits, isolate=False)
         row = piece_row(loaded, file)
-        ids = b"" if options.tokenizer is None else _input_ids(loaded, options.tokenizer)
+        ids = b""
+        if options.tokenizer is not None:
+            tokenizer, row["vocabulary"] = _tokenizer(options.tokenizer)
+            ids = np.ascontiguousarray(tokenizer.base_ids(loaded.score), dtype="<u2").tobytes()
     except (ScoreError, WorkerError) as error:
         return failed_reading(file, error)
     repairs = {name: count for name, count in loaded.repairs.items() if count}
@@ -139,32 +146,36 @@ def key_name(sharps: int, minor: int) -> str:
     return f"{name} {'minor' if minor else 'major'}"
 
 
-def _input_ids(loaded: LoadedScore, tokenizer: str) -> bytes:
-    return np.ascontiguousarray(_tokenizer(tokenizer).base_ids(loaded.score), dtype="<u2").tobytes()
-
-
 @functools.lru_cache(maxsize=1)
 def _tokenizer(name: str):
+    """A tokenizer, and the SHA-256 of the names and ids that its `base_ids` are written in."""
     from musegen.tokenizer import load_tokenizer, remi_config, wrap_remi
 
-    if name != REMI:
-        return load_tokenizer(name)
-    from miditok import REMI as Remi
+    if name == REMI:
+        from miditok import REMI as Remi
 
-    return wrap_remi(Remi(remi_config()), trained=False)
+        tokenizer = wrap_remi(Remi(remi_config()), trained=False)
+    else:
+        tokenizer = load_tokenizer(name)
+    vocabulary = json.dumps(sorted(tokenizer.remi.vocab.items()))
+    return tokenizer, hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
-def vocabulary_hash(name: str) -> str:
-    """SHA-256 of the names and ids that the column `input_ids` is written in.
+def tokenizer_files(name: str) -> str:
+    """A hash of the files of a tokenizer, without loading it; empty for the package's own vocabulary.
 
     Raises:
         TokenizerError: If there is no such tokenizer.
     """
-    import hashlib
-    import json
-
-    vocabulary = _tokenizer(name).remi.vocab
-    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
+    if name == REMI:
+        return ""
+    digest = hashlib.sha256()
+    for file in ("tokenizer.json", "miditok.json"):
+        path = Path(name) / file
+        if not path.is_file():
+            raise TokenizerError(f"{name}: no music tokenizer there ({file} missing)")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _fingerprint(score) -> np.ndarray:
