@@ -246,6 +246,9 @@ class _Forward:
         self._file, self._packed, self._limits = file, packed, limits
         self.last = b""  # what was read last: an end of zeros or a damaged header
 
+    def seekable(self) -> bool:
+        return True
+
     def tell(self) -> int:
         return self._file.tell()
 

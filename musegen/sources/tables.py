@@ -6,6 +6,7 @@ a task: a damaged group loses its own rows alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ TABLE_SUFFIXES = (".parquet", ".arrow")
 _LIKELY = ("midi", "mid", "file", "bytes", "content", "data", "score", "music")
 _TEXTS = ("composer", "title", "license", "licence", "work", "provenance")
 _NAMES = ("file_name", "filename", "path", "source", "file", "name", "id")
+_HEAD_ROWS = 16  # looked at to tell whether a column holds MIDI
 _GROUP_SECONDS, _GROUP_BYTES = 120.0, 4 * 1024**3  # of one row group; `datasets` writes 100 to 1,000 rows a group
 
 
@@ -95,28 +97,34 @@ class _Parquet:
         return self._file.read_row_group(number, columns=columns)
 
     def head(self, column: str):
-        return next(self._file.iter_batches(batch_size=16, columns=[column]), None)
+        for group in range(self._file.metadata.num_row_groups):
+            with contextlib.suppress(Exception):  # a damaged group says nothing of the others
+                return next(self._file.iter_batches(_HEAD_ROWS, row_groups=[group], columns=[column]), None)
+        return None
 
 
 class _Arrow:
     def __init__(self, path: str):
+        self._path = path
+        self.schema = self._open().schema
+
+    def _open(self):
         import pyarrow as pa
 
-        self._reader = pa.ipc.open_stream(pa.memory_map(path))
-        self.schema = self._reader.schema
+        return pa.ipc.open_stream(pa.memory_map(self._path))
 
     def sizes(self) -> list[int]:
-        return [len(batch) for batch in self._reader]
+        return [len(batch) for batch in self._open()]
 
     def group(self, number: int, columns: list[str]):
-        for i, batch in enumerate(self._reader):
+        for i, batch in enumerate(self._open()):
             if i == number:
                 return batch.select(columns)
         raise IndexError(number)
 
     def head(self, column: str):
-        batch = next(iter(self._reader), None)
-        return batch if batch is None else batch.slice(0, 16).select([column])
+        batch = next(iter(self._open()), None)
+        return batch if batch is None else batch.slice(0, _HEAD_ROWS).select([column])
 
 
 def _midi_column(table) -> str | None:
