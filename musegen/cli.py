@@ -62,25 +62,48 @@ def demo(
 
 @corpus_app.command("build")
 def corpus_build(
-    sources: Annotated[list[str] | None, typer.Argument(help="Files, folders, or music21:PATH.")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders, archives (.zip .tar .tar.gz), .parquet, music21:PATH, hub:ORG/NAME."),
+    ] = None,
     source: Annotated[list[str] | None, typer.Option("--source", help="Another source; may recur.")] = None,
     out: Out = Path("corpus"),
     validation: Annotated[float, typer.Option(help="Share of the notes for validation.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the notes for testing.")] = 0.1,
+    limit: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, as in docs/corpus.md; may recur.")] = None,
+    limits: Annotated[Path | None, typer.Option(help="A YAML file of limits; --limit goes over it.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenize too: a tokenizer's folder, or remi.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; one a core by default.")] = None,
+    engine: Annotated[str, typer.Option(help="Where files are read: local.")] = "local",
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted build left.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any file cannot be used.")] = False,
     seed: Seed = 0,
 ):
-    """Read scores into a corpus, split by work."""
-    from musegen.corpus import SplitOptions, build_corpus
+    """Read scores into a corpus, split by work. An interrupted build goes on when the same command is given again."""
+    from musegen.corpus import BuildLimits, SplitOptions, build_corpus
 
     if not 0 <= validation < 1 or not 0 <= test < 1 or validation + test >= 1:
         raise RequestError("--validation and --test: shares from 0 to below 1 that leave something to train on")
     named = [*(sources or []), *(source or [])]
     if not named:
         raise RequestError("corpus build: name a file, a folder, or a source such as music21:mozart")
-    report = build_corpus(named, out, split=SplitOptions(validation, test, seed), workers=workers)
+    settings = {**(_yaml_settings(limits) if limits else {}), **_overrides(limit or [], "--limit")}
+    report = build_corpus(
+        named,
+        out,
+        split=SplitOptions(validation, test, seed),
+        limits=BuildLimits.from_settings(settings),
+        tokenizer=tokenizer,
+        workers=workers,
+        engine=engine,
+        restart=restart,
+    )
     print(report)
     print(f"corpus: {out}")
+    if report.bad:
+        print(f"musegen: warning: {report.warning()}", file=sys.stderr)
+    if report.bad and strict:
+        raise typer.Exit(1)
 
 
 @corpus_app.command("show")
@@ -198,16 +221,31 @@ def render(
     print(*files.values(), sep="\n")
 
 
-def _overrides(settings: list[str]) -> dict:
+def _overrides(settings: list[str], option: str = "--set") -> dict:
     import yaml
 
     values = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--set {setting}: write it as name=value")
-        values[name.strip()] = yaml.safe_load(value)
+            raise ConfigError(f"{option} {setting}: write it as name=value")
+        try:
+            values[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{option} {setting}: the value cannot be read") from None
     return values
+
+
+def _yaml_settings(path: Path) -> dict:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: settings are needed, one NAME: VALUE a line")
+    return found
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ verovio is native code that can crash or hang on bad input: call `convert_notati
 from __future__ import annotations
 
 import base64
+import io
 import zipfile
 from pathlib import Path
 
@@ -39,11 +40,12 @@ _PROGRAMS = {
 _VAGUE = {0, 48, 49, 50, 51}  # programs that say nothing of the instrument: default piano, string ensembles
 
 
-def convert_notation(path: str) -> tuple[bytes, list[SourceBar], dict[str, str]]:
+def convert_notation(path: str, data: bytes) -> tuple[bytes, list[SourceBar], dict[str, str]]:
     """Convert one notation file, with repeats played out.
 
     Args:
-        path: The file; its ending names the format.
+        path: The file's name; its ending names the format.
+        data: The file.
 
     Returns:
         A MIDI file, the bars as played (ticks of `musegen.grid.TICKS_PER_QUARTER`), and what the file says of
@@ -57,12 +59,12 @@ def convert_notation(path: str) -> tuple[bytes, list[SourceBar], dict[str, str]]
     verovio.enableLog(verovio.LOG_OFF)
     toolkit = verovio.toolkit()
     toolkit.setOptions({"breaks": "none", "xmlIdSeed": 1})
-    source = Path(path)
-    if source.suffix.lower() == ".mxl":
-        loaded = toolkit.loadZipDataBase64(base64.b64encode(_checked_zip(source)).decode())
+    suffix = Path(path).suffix.lower()
+    if suffix == ".mxl":
+        loaded = toolkit.loadZipDataBase64(base64.b64encode(_checked_zip(path, data)).decode())
     else:
-        toolkit.setInputFrom(FORMATS[source.suffix.lower()])
-        loaded = toolkit.loadData(source.read_text(encoding="utf-8", errors="replace"))
+        toolkit.setInputFrom(FORMATS[suffix])
+        loaded = toolkit.loadData(_text(data))
     if not loaded:
         raise ScoreError(path, "unreadable", "verovio finds no score in it")
     midi = base64.b64decode(toolkit.renderToMIDI())
@@ -81,15 +83,21 @@ def program_of(name: str, program: int) -> int:
     return program
 
 
-def _checked_zip(path: Path) -> bytes:
-    data = path.read_bytes()
+def _text(data: bytes) -> str:
+    """A text file, whose byte order mark names its encoding; UTF-8 without one."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def _checked_zip(path: str, data: bytes) -> bytes:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(info.file_size for info in archive.infolist())
-    except zipfile.BadZipFile:
-        raise ScoreError(str(path), "unreadable", "an .mxl file is a zip archive, and this is not one") from None
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        raise ScoreError(path, "unreadable", "an .mxl file is a zip archive, and this is not one") from None
     if size > _MAX_UNZIPPED:
-        raise ScoreError(str(path), "limits", f"unzips to {size:,} bytes; at most {_MAX_UNZIPPED:,} are read")
+        raise ScoreError(path, "limits", f"unzips to {size:,} bytes; at most {_MAX_UNZIPPED:,} are read")
     return data
 
 

@@ -9,10 +9,8 @@ Units: ticks of `musegen.grid.TICKS_PER_QUARTER` in every canonical score.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
-import math
 import struct
 from pathlib import Path
 
@@ -20,11 +18,13 @@ import numpy as np
 import symusic
 
 from musegen import grid as g
+from musegen.canonical import LoadedScore, ScoreLimits, canonical_score
 from musegen.errors import ScoreError, WorkerError
+from musegen.midi_scan import HEADER_BYTES, MidiScan, is_midi, scan_midi, unwrap_riff, with_all_tracks
 from musegen.notation import FORMATS as NOTATION_SUFFIXES
-from musegen.notation import convert_notation, program_of
+from musegen.notation import convert_notation
 
-MIDI_SUFFIXES = (".mid", ".midi", ".smf", ".kar")
+MIDI_SUFFIXES = (".mid", ".midi", ".smf", ".kar", ".rmi")
 SUFFIXES = (*MIDI_SUFFIXES, *NOTATION_SUFFIXES)
 REASONS = {
     "unreadable": "the file is not what its ending says, or is damaged",
@@ -33,55 +33,17 @@ REASONS = {
     "timeout": "took too long to read",
     "memory": "took too much memory to read",
     "crashed": "the reader crashed on it",
+    "error": "the reader failed on it in a way that nobody foresaw",
     "missing": "no such file",
     "format": "not a kind of score that is read here",
 }
-DEFAULT_QPM = 120.0  # the tempo of a MIDI file that names none
-QPM_RANGE = (10.0, 400.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreLimits:
-    """What a score may hold. Real corpora have at most 45,000 notes and 1,900 bars a file.
-
-    Args:
-        file_bytes: Of the file.
-        notes: In all tracks.
-        bars: Counted at the metres in force.
-        tracks: With or without notes.
-        tempos: Tempo changes.
-        metres: Time signatures.
-    """
-
-    file_bytes: int = 16 * 1024**2
-    notes: int = 100_000
-    bars: int = 10_000
-    tracks: int = 512
-    tempos: int = 20_000
-    metres: int = 10_000
-
-
-@dataclasses.dataclass
-class LoadedScore:
-    """A canonical score and what its file said of itself.
-
-    Args:
-        score: Canonical: see `musegen.grid`.
-        about: `title` and `composer` where the file names them; `metre` of its first bar, `key` where known.
-        repairs: How often each silent repair was made: `shifted_notes`, `padded_bars`, `dropped_metres`,
-            `dropped_tempos`.
-    """
-
-    score: symusic.Score
-    about: dict[str, str]
-    repairs: dict[str, int]
 
 
 def load_score(path: str | Path, limits: ScoreLimits | None = None, *, isolate: bool = True) -> LoadedScore:
     """Read any score file into a canonical score.
 
     Args:
-        path: MIDI (.mid .midi .smf .kar), MusicXML (.xml .musicxml .mxl), kern (.krn), ABC (.abc) or MEI.
+        path: MIDI under any name, MusicXML (.xml .musicxml .mxl), kern (.krn), ABC (.abc) or MEI.
         limits: What it may hold; `ScoreLimits()` by default.
         isolate: Read notation formats in a worker process; False inside one.
 
@@ -89,17 +51,39 @@ def load_score(path: str | Path, limits: ScoreLimits | None = None, *, isolate: 
         ScoreError: With a reason out of `REASONS`.
     """
     path, limits = Path(path), limits or ScoreLimits()
-    name, suffix = str(path), path.suffix.lower()
+    name = str(path)
     if not path.is_file():
         raise ScoreError(name, "missing", "it is a folder" if path.is_dir() else "no such file")
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.file_bytes + 1)
+    except OSError as error:
+        raise ScoreError(name, "unreadable", f"cannot be opened ({error.strerror})") from None
+    if len(data) > limits.file_bytes:
+        size = path.stat().st_size
+        raise ScoreError(name, "limits", f"{size:,} bytes; at most {limits.file_bytes:,} are read")
+    return read_score(data, name, limits, isolate=isolate)
+
+
+def read_score(data: bytes, name: str, limits: ScoreLimits | None = None, *, isolate: bool = True) -> LoadedScore:
+    """Read a score file out of memory into a canonical score.
+
+    Args:
+        data: The whole file. MIDI is known by its content, everything else by its name's ending.
+        name: The file's name, by which errors name it too.
+        limits: What it may hold; `ScoreLimits()` by default.
+        isolate: Read notation formats in a worker process; False inside one.
+
+    Raises:
+        ScoreError: With a reason out of `REASONS`.
+    """
+    limits = limits or ScoreLimits()
+    suffix = Path(name).suffix.lower()
+    if suffix in MIDI_SUFFIXES or is_midi(data[:12]):
+        return parse_midi(data, name, limits)
     if suffix not in SUFFIXES:
         raise ScoreError(name, "format", f"ending {suffix or '(none)'!r}; known are {' '.join(SUFFIXES)}")
-    size = path.stat().st_size
-    if size > limits.file_bytes:
-        raise ScoreError(name, "limits", f"{size:,} bytes; at most {limits.file_bytes:,} are read")
-    if suffix in MIDI_SUFFIXES:
-        return parse_midi(path.read_bytes(), name, limits)
-    midi, bars, about = _convert(name, isolate)
+    midi, bars, about = _convert(name, data, isolate)
     return parse_midi(midi, name, limits, bars=bars, about=about)
 
 
@@ -114,7 +98,7 @@ def parse_midi(
     """Read a MIDI file out of memory into a canonical score.
 
     Args:
-        data: A standard MIDI file.
+        data: A standard MIDI file, plain or in RIFF (`.rmi`).
         name: By which errors name it.
         limits: What it may hold; `ScoreLimits()` by default.
         bars: Where its bars are, if something better than its time signatures says so.
@@ -124,75 +108,39 @@ def parse_midi(
         ScoreError: With a reason out of `REASONS`.
     """
     limits = limits or ScoreLimits()
-    if data[:4] == b"RIFF" and data[8:12] == b"RMID":
-        data = data[20:]
-    if data[:4] != b"MThd" or len(data) < 14:
+    data = unwrap_riff(data)
+    if data[:4] != b"MThd" or len(data) < HEADER_BYTES:
         raise ScoreError(name, "unreadable", "it does not begin like a MIDI file")
     division = struct.unpack(">H", data[12:14])[0]
     if division == 0 or division & 0x8000:
         raise ScoreError(name, "unreadable", "its time is not in ticks a quarter note")
+    scan = scan_midi(data)
+    _check_claims(scan, name, limits)
+    repairs = {"unended_notes": 0, "recovered_tracks": 0, "dropped_tracks": 0, "missing_tracks": 0}
+    if scan.tracks > scan.declared_tracks:
+        # symusic reads as many tracks as the header says; a torn one behind them would make it refuse the file.
+        repairs["recovered_tracks" if scan.whole else "dropped_tracks"] = scan.tracks - scan.declared_tracks
+        data = with_all_tracks(data, scan.tracks) if scan.whole else data
+    repairs["missing_tracks"] = max(0, scan.declared_tracks - scan.tracks)
     try:
         score = symusic.Score.from_midi(data)
-    except Exception as error:  # symusic raises several kinds, with no stable text
-        reason = " ".join(str(error).split())[:120]
-        raise ScoreError(name, "unreadable", f"damaged MIDI ({reason})") from None
-    return canonical_score(score, name, limits, bars=bars, about=about)
+    except Exception:  # symusic raises several kinds, with no stable text
+        where = "an event is malformed or cut off" if not scan.whole else "the parser refuses it"
+        raise ScoreError(name, "unreadable", f"damaged MIDI: {where}") from None
+    if not repairs["dropped_tracks"]:
+        repairs["unended_notes"] = max(0, scan.notes - sum(len(track.notes) for track in score.tracks))
+    loaded = canonical_score(score, name, limits, bars=bars, about=about)
+    loaded.repairs.update(repairs)
+    return loaded
 
 
-def canonical_score(
-    score: symusic.Score,
-    name: str = "score",
-    limits: ScoreLimits | None = None,
-    *,
-    bars: list[g.SourceBar] | None = None,
-    about: dict[str, str] | None = None,
-) -> LoadedScore:
-    """Put a score on the canonical bars and grid: see `musegen.grid`. The argument is not altered.
-
-    Args:
-        score: Any score in ticks.
-        name: By which errors name it.
-        limits: What it may hold; `ScoreLimits()` by default.
-        bars: Where its bars are, if something better than its time signatures says so.
-        about: Title and composer, if known.
-
-    Raises:
-        ScoreError: `empty`, `limits` or `unreadable` (negative times).
-    """
-    limits = limits or ScoreLimits()
-    _check(score, name, limits)
-    scale = g.TICKS_PER_QUARTER / score.ticks_per_quarter
-    repairs = {"shifted_notes": 0, "padded_bars": 0, "dropped_metres": 0, "dropped_tempos": 0}
-    notes = [g.note_array(_only(score, track)) for track in score.tracks]
-    onsets = np.concatenate([n["onset"] for n in notes]) * scale
-    ends = onsets + np.concatenate([n["duration"] for n in notes]) * scale
-    if bars is None and score.ticks_per_quarter != g.TICKS_PER_QUARTER:
-        # Files at the canonical resolution are this package's own; LilyPond, which shifts, writes 384.
-        order = np.argsort(onsets, kind="stable")
-        shift = np.empty(len(onsets))
-        shift[order] = g.find_shifts(onsets[order])
-        repairs["shifted_notes"] = int((shift != 0).sum())
-        onsets, ends = np.maximum(onsets - shift, 0.0), np.maximum(ends - shift, 0.0)
-    if bars is None:
-        bars = _source_bars(score, float(ends.max()), name, limits, repairs)
-    if len(bars) > limits.bars:
-        raise ScoreError(name, "limits", f"{len(bars):,} bars; at most {limits.bars:,} are read")
-    bar_map = g.lay_bars(bars)
-    repairs["padded_bars"] = int(len(bar_map.grid) > 0 and bar_map.target_starts[0] > 0)
-    snapped, durations = g.snap(bar_map.move(onsets), bar_map.move(ends - 1e-3), bar_map.grid)
-    out = symusic.Score(g.TICKS_PER_QUARTER)
-    first = 0
-    for track, own in zip(score.tracks, notes):
-        last = first + len(own)
-        if len(own):
-            out.tracks.append(_track(track, own, snapped[first:last], durations[first:last]))
-        first = last
-    _set_metres(out, bar_map.grid)
-    repairs["dropped_tempos"] = _set_tempos(out, score, bar_map, scale)
-    _set_keys(out, score, bar_map, scale)
-    about = dict(about or {})
-    about["metre"] = f"{bars[0].numerator}/{bars[0].denominator}"
-    return LoadedScore(out, about, repairs)
+def _check_claims(scan: MidiScan, name: str, limits: ScoreLimits) -> None:
+    """Bounds on what the raw bytes claim, before a parser believes them."""
+    claims = {what: getattr(scan, what) for what in ("notes", "tracks", "tempos", "metres", "events")}
+    claims["beats"] = scan.last_tick // scan.division
+    for what, count in claims.items():
+        if count > getattr(limits, what):
+            raise ScoreError(name, "limits", f"{count:,} {what}; at most {getattr(limits, what):,} are read")
 
 
 def midi_bytes(score: symusic.Score) -> bytes:
@@ -280,130 +228,21 @@ def content_hash(score: symusic.Score) -> str:
     return digest.hexdigest()
 
 
+def _convert_task(task: tuple[str, bytes]):
+    return convert_notation(*task)
+
+
 @functools.lru_cache(maxsize=1)
 def _converter():
     from musegen.workers import WorkerPool
 
-    return WorkerPool(convert_notation, workers=1)
+    return WorkerPool(_convert_task, workers=1)
 
 
-def _convert(name: str, isolate: bool):
+def _convert(name: str, data: bytes, isolate: bool):
     if not isolate:
-        return convert_notation(name)
+        return convert_notation(name, data)
     try:
-        return _converter().run(name)
+        return _converter().run((name, data))
     except WorkerError as error:
-        reason = error.reason if error.reason in REASONS else "crashed"
-        raise ScoreError(name, reason, error.detail) from None
-
-
-def _only(score: symusic.Score, track: symusic.Track) -> symusic.Score:
-    one = symusic.Score(score.ticks_per_quarter)
-    one.tracks.append(track)
-    return one
-
-
-def _check(score: symusic.Score, name: str, limits: ScoreLimits) -> None:
-    """Bounds before anything that costs time in proportion to what a file claims."""
-    counts = {
-        "notes": sum(len(t.notes) for t in score.tracks),
-        "tracks": len(score.tracks),
-        "tempos": len(score.tempos),
-        "metres": len(score.time_signatures),
-    }
-    for what, count in counts.items():
-        if count > getattr(limits, what):
-            raise ScoreError(name, "limits", f"{count:,} {what}; at most {getattr(limits, what):,} are read")
-    if not counts["notes"]:
-        raise ScoreError(name, "empty", "no note in it")
-    if score.ticks_per_quarter <= 0:
-        raise ScoreError(name, "unreadable", "no ticks in a quarter note")
-    for track in score.tracks:
-        if len(track.notes):
-            soa = track.notes.numpy()
-            if soa["time"].min() < 0 or soa["duration"].min() < 0:
-                raise ScoreError(name, "unreadable", "notes at negative times")
-    beats = g.last_end(score) / score.ticks_per_quarter
-    if beats > 16 * limits.bars:
-        raise ScoreError(name, "limits", f"lasts {beats:,.0f} beats; at most {16 * limits.bars:,} are read")
-
-
-def _source_bars(
-    score: symusic.Score, end: float, name: str, limits: ScoreLimits, repairs: dict[str, int]
-) -> list[g.SourceBar]:
-    """The bars that a MIDI file's time signatures draw, to its last note's end; a change starts a bar."""
-    scale = g.TICKS_PER_QUARTER / score.ticks_per_quarter
-    metres: dict[float, tuple[int, int]] = {0.0: g.DEFAULT_METRE}
-    for signature in sorted(score.time_signatures, key=lambda s: s.time):
-        numerator, denominator = int(signature.numerator), int(signature.denominator)
-        if not (1 <= numerator <= 64 and 1 <= denominator <= 64 and signature.time >= 0):
-            repairs["dropped_metres"] += 1
-            continue
-        metres[signature.time * scale] = (numerator, denominator)
-    times = [*metres, math.inf]
-    bars: list[g.SourceBar] = []
-    for i, (time, metre) in enumerate(metres.items()):
-        stop = min(times[i + 1], max(end, g.TICKS_PER_QUARTER))
-        length = g.SourceBar(0, 0, *metre).nominal
-        if (stop - time) / length > limits.bars:
-            raise ScoreError(name, "limits", f"over {limits.bars:,} bars")
-        start = time
-        while start < stop - 0.01:
-            cut = times[i + 1] if math.isfinite(times[i + 1]) else math.inf
-            bars.append(g.SourceBar(start, min(length, cut - start), *metre))
-            start += length
-    return bars
-
-
-def _track(track: symusic.Track, own: np.ndarray, onsets: np.ndarray, durations: np.ndarray) -> symusic.Track:
-    program = track.program if track.is_drum else program_of(track.name, track.program)
-    out = symusic.Track(track.name, program, track.is_drum)
-    out.notes = symusic.Note.from_numpy(
-        onsets.astype(np.int32), durations.astype(np.int32), own["pitch"].astype(np.int8),
-        own["velocity"].astype(np.int8),
-    )  # fmt: skip
-    out.notes.sort()
-    return out
-
-
-def _set_metres(out: symusic.Score, bars: g.BarGrid) -> None:
-    previous = None
-    for start, numerator, denominator in zip(bars.starts.tolist(), bars.numerators, bars.denominators):
-        metre = (int(numerator), int(denominator))
-        if metre != previous:
-            out.time_signatures.append(symusic.TimeSignature(start, *metre))
-        previous = metre
-
-
-def _set_tempos(out: symusic.Score, score: symusic.Score, bar_map: g.BarMap, scale: float) -> int:
-    """Copy the tempos that can be played, snapped; return how many could not."""
-    dropped, tempos = 0, {}
-    for tempo in sorted(score.tempos, key=lambda t: t.time):
-        if not math.isfinite(tempo.qpm) or tempo.qpm <= 0 or tempo.time < 0:
-            dropped += 1
-            continue
-        tempos[tempo.time * scale] = float(np.clip(tempo.qpm, *QPM_RANGE))
-    placed = {0: tempos.pop(0.0, DEFAULT_QPM)}
-    times = bar_map.move(np.array([*tempos], dtype=np.float64))
-    placed.update(zip(g.snap(times, times, bar_map.grid)[0].tolist(), tempos.values()))
-    previous = None
-    for time, qpm in sorted(placed.items()):
-        if qpm != previous:
-            out.tempos.append(symusic.Tempo(time, qpm))
-        previous = qpm
-    return dropped
-
-
-def _set_keys(out: symusic.Score, score: symusic.Score, bar_map: g.BarMap, scale: float) -> None:
-    """Copy key signatures, each at the start of its bar, one a bar."""
-    keys: dict[int, tuple[int, int]] = {}
-    for signature in sorted(score.key_signatures, key=lambda k: k.time):
-        if signature.time >= 0 and -7 <= signature.key <= 7:
-            moved = bar_map.move(np.array([signature.time * scale]))
-            start = int(bar_map.grid.starts[bar_map.grid.index(moved + 0.5)[0]])
-            keys.setdefault(start, (int(signature.key), int(signature.tonality)))
-    previous = None
-    for time, key in sorted(keys.items()):
-        if key != previous:
-            out.key_signatures.append(symusic.KeySignature(time, *key))
-        previous = key
+        raise ScoreError(name, error.reason, error.detail) from None
