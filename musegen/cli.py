@@ -124,10 +124,12 @@ def tokenizer_train(
 ):
     """Train BPE on the training split and measure the round trip of all splits."""
     from musegen.corpus import corpus_scores, load_corpus
-    from musegen.tokenizer_training import round_trip, train_tokenizer
+    from musegen.tokenizer_training import composers_of, round_trip, train_tokenizer
 
     splits = load_corpus(corpus)
-    tokenizer = train_tokenizer([score for _, score in corpus_scores(splits["train"])], vocab_size, seed=seed)
+    composers = composers_of(splits["train"])
+    scores = [score for _, score in corpus_scores(splits["train"])]
+    tokenizer = train_tokenizer(scores, vocab_size, composers=composers, seed=seed)
     for name, rows in splits.items():
         print(f"{name}: {round_trip(tokenizer, corpus_scores(rows))}")
     tokenizer.save_pretrained(out)

@@ -16,7 +16,7 @@ from typing import Any
 from musegen.errors import CorpusError
 
 SOURCE = "music21:mozart"
-VOCAB_SIZE = 1600
+VOCAB_SIZE = 1700
 SAMPLES, BARS = 8, 16
 CONTINUATIONS, OPENING_BARS, CONTINUED_BARS = 2, 4, 12
 TEMPERATURE, TOP_P, MAX_TOKENS = 0.9, 0.95, 4096
@@ -24,6 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
         "model_settings": {"n_layer": 2, "dropout": 0.1},
+        "infill": 0.0,
         "block_size": 128,
         "batch_size": 8,
         "steps": 560,
@@ -35,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "lstm": {
         "model": "lstm-tiny",
         "model_settings": {"dropout": 0.2},
+        "infill": 0.0,
         "block_size": 256,
         "batch_size": 8,
         "steps": 240,
