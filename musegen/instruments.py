@@ -45,8 +45,8 @@ _SHORT = {"Piano": "Pno.", "Violin": "Vln.", "Viola": "Vla.", "Violoncello": "Vc
 
 # What people say, where neither General MIDI nor a printed score has the word.
 _SAID = {"cello": 42, "double bass": 43, "bass": 32, "guitar": 24, "sax": 65, "saxophone": 65, "voice": 53,
-         "vocals": 53, "soprano": 53, "organ": 19, "strings": 48, "piano": 0, "harp": 46, "choir": 52, "horn": 60, "drums": -1,
-         "percussion": -1}  # fmt: skip
+         "vocals": 53, "soprano": 53, "organ": 19, "strings": 48, "piano": 0, "harp": 46, "choir": 52, "horn": 60,
+         "drums": -1, "percussion": -1}  # fmt: skip
 ENSEMBLES = {
     "string quartet": (40, 41, 42),
     "string trio": (40, 41, 42),
