@@ -27,6 +27,7 @@ import numpy as np
 
 from musegen import grid as g
 from musegen.controls import left_step, left_width
+from musegen.layout import StreamLayout
 from musegen.tokenizer import MusicTokenizer
 
 (
@@ -144,7 +145,7 @@ class Grammar:
     ):
         self.steady_metre = steady_metre
         self.programs = None if programs is None else frozenset(int(p) for p in programs)
-        self.has_controls = tokenizer.has_controls
+        self.has_controls, self.layout = tokenizer.has_controls, StreamLayout(tokenizer)
         self.bos, self.eos, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
         self._read_names(tokenizer._base_names)
         self._left_ids = {int(self._value[i]): i for i in np.flatnonzero(self._kind == LEFT).tolist()}
