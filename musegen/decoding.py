@@ -10,7 +10,8 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from musegen.errors import RequestError
-from musegen.grammar import BAR, CLOSED, END, Grammar, GrammarState
+from musegen.grammar import Grammar, GrammarState
+from musegen.id_tables import BAR, CLOSED, END
 from musegen.likelihood import context_of
 
 

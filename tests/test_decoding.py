@@ -13,7 +13,9 @@ from musegen.blocks import infill_ids
 from musegen.controls import controls_of
 from musegen.decoding import SamplingOptions, sample
 from musegen.errors import RequestError
-from musegen.grammar import DURATION, END, LEFT, Grammar, GrammarState
+from musegen.grammar import Grammar, GrammarState
+from musegen.id_tables import DURATION, END, LEFT
+from musegen.keeping import KeepingGrammar
 from musegen.models import build_model
 from musegen.pipeline import compose
 from musegen.scores import content_hash, midi_bytes, parse_midi
@@ -313,3 +315,42 @@ def test_walks_differ(grammar):
             state = grammar.advance(state, ids[-1])
         walks.append(ids)
     assert all(a != b for a, b in itertools.combinations(walks, 2))
+
+
+@pytest.mark.parametrize("keep", [{40}, {42}, {40, 42}])
+def test_a_variation_keeps_the_notes_of_some_programs(tokenizer, scores, keep):
+    """Uniform draws from what is allowed: the kept programs come back note for note, the others do not."""
+    score = without_unisons(scores["k155/movement3"])
+    score = g.slice_bars(score, 0, 6)
+    grammar = KeepingGrammar(tokenizer, tokenizer.base_ids(score), keep, {40, 41, 42})
+    rng = np.random.default_rng(0)
+    ids = [tokenizer.bos_token_id, *tokenizer.header_ids(controls_of(score))]
+    state = grammar.read(ids)
+    while state.kind != END:
+        ids.append(int(rng.choice(np.flatnonzero(grammar.allowed(state)))))
+        state = grammar.advance(state, ids[-1])
+        assert len(ids) < 5000
+    check_stream(tokenizer.token_names(ids)[1:])
+    before, after = (g.note_array(s) for s in (score, tokenizer.decode_score(ids)))
+    columns = ["onset", "duration", "pitch", "program"]
+    for program in (40, 41, 42):
+        same = before[before["program"] == program][columns].tolist() == (
+            after[after["program"] == program][columns].tolist()
+        )
+        assert same == (program in keep)
+    assert len(g.bar_grid(tokenizer.decode_score(ids))) == 6
+
+
+@pytest.mark.parametrize(("metre", "name"), [((3, 4), "3/4"), ((2, 2), "4/4"), ((6, 8), "6/8")])
+@pytest.mark.parametrize("steady", [True, False])
+def test_the_metre_can_be_told(tokenizer, metre, name, steady):
+    grammar = Grammar(tokenizer, steady_metre=steady, metre=metre)
+    state = grammar.read([tokenizer.left_id(2)])
+    opening = np.flatnonzero(grammar.allowed(state, 2))
+    first = [tokenizer.token_names([i]) for i in opening]
+    assert all(names[1:2] in ([], [f"TimeSig_{name}"]) for names in first)
+    state = grammar.advance(state, tokenizer.bar_id)
+    names = [tokenizer.token_names([i])[0] for i in np.flatnonzero(grammar.allowed(state, 2))]
+    assert set(names) == {f"TimeSig_{name}"}
+    with pytest.raises(RequestError, match="1 to 12 over 4"):
+        Grammar(tokenizer, metre=(13, 4))
