@@ -2,8 +2,8 @@
 
 Pieces do not know of each other: each has its own randomness, its own place in memory and its own window, and leaves
 when it has ended, whereupon a waiting one takes its place. A piece that outgrows a model's context goes on from its
-last bars: everything before the first bar (BOS, what the piece is told to be) stays, and after it comes a window of at
-most half a context that begins at a bar line.
+last bars, at most half a context that begins at a bar line, opened as windows are in training: what the piece is told
+to be, before its first bar, stays.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from musegen.grammar import BAR, CLOSED, Grammar
 from musegen.errors import RequestError
+from musegen.grammar import BAR, CLOSED, LEFT, Grammar, GrammarState
 from musegen.inference import Stepper, stepper_for
+from musegen.layout import StreamLayout
 from musegen.sampling import Row, SamplingOptions, draw
 
 ROWS = 16  # pieces at once: beyond it two CPU cores gain little
@@ -73,6 +74,9 @@ class Generation:
         bars: Whole length of each piece in bars, prompt included; None lets the model end it.
         options: `SamplingOptions()` by default.
         keys: Names of each piece's randomness; by default the seed and the piece's number.
+        states: Of the grammar after each prompt, where reading the prompt does not tell, as in a gap.
+        layout: Of the tokenizer, by which windows are opened; without it they begin with what is before the first
+            bar, as it stands.
         rows: Pieces written at once at the most.
         dtype: Of weights and memory in the steps of `musegen.inference`. In float32 a piece is the same whatever
             else is in the batch; in bfloat16 it is not.
@@ -90,6 +94,8 @@ class Generation:
         options: SamplingOptions | None = None,
         *,
         keys: Sequence[Sequence[int]] | None = None,
+        states: Sequence[GrammarState] | None = None,
+        layout: StreamLayout | None = None,
         rows: int = ROWS,
         dtype: torch.dtype = torch.float32,
     ):
@@ -99,9 +105,11 @@ class Generation:
             raise RequestError(f"{len(prompts)} prompts, {len(bars)} bar budgets and {len(keys)} keys: one each")
         if any(not len(prompt) for prompt in prompts):
             raise RequestError("an empty prompt; the least is the BOS id")
-        self.grammar = grammar
+        self.grammar, self.layout = grammar, layout
         self.pieces = [SampledPiece([int(i) for i in prompt], len(prompt)) for prompt in prompts]
         self._rows = [self._row(piece, limit, key) for piece, limit, key in zip(self.pieces, bars, keys)]
+        for row, state in zip(self._rows, states or ()):
+            row.state = state
         self._model = model.eval()
         self._stepper: Stepper | None = None
         self._width, self._dtype = max(1, min(rows, len(prompts))), dtype
@@ -213,12 +221,27 @@ class Generation:
         context = self._stepper.context
         if context is None or len(ids) <= context * 3 // 4:
             return list(ids)
-        first = self.grammar.first
-        head = next((i for i, token in enumerate(ids) if first[token] == BAR), len(ids))
-        head = min(head, context // 4)
-        begin = max(head, len(ids) - (context // 2 - head))
-        line = next((i for i in range(begin, len(ids)) if first[ids[i]] == BAR), begin)
-        return [*ids[:head], *ids[line:]]
+        lines = self._lines(ids)
+        late = lines[lines >= len(ids) - context // 2]
+        start = int(late[0]) if len(late) else len(ids) - context // 4
+        opening = ids[: lines[0]] if len(lines) else []
+        if self.layout is not None:
+            opening = self.layout.reopen(ids, start)
+        # A header longer than a quarter of what can be seen would leave no room for music.
+        window = [*opening[: context // 4], *ids[start:]]
+        return window if len(window) < context else ids[-(context // 2) :]
+
+    def _lines(self, ids: list[int]) -> np.ndarray:
+        """Where each bar begins, with the `Left` token before it: int64 (bars,)."""
+        if self.layout is not None:
+            return self.layout.bar_starts(ids)
+        first = self.grammar.first[ids]
+        return np.array([i for i in range(len(ids)) if _begins(first, i)], dtype=np.int64)
+
+
+def _begins(first: Sequence[int], at: int) -> bool:
+    """Whether an id is the first of a bar: its `Left` token, or a bar line that has none."""
+    return first[at] == LEFT or (first[at] == BAR and not (at and first[at - 1] == LEFT))
 
 
 def sample_pieces(
@@ -274,20 +297,16 @@ def stream(
         work: A request already made, instead of the arguments before; its pieces can be watched meanwhile.
     """
     work = work or Generation(model, grammar, prompts, bars, options, **settings)
-    begun = [_last_line(piece.ids[: piece.prompt_length], work.grammar) for piece in work.pieces]
-    given = [row.state.bars for row in work._rows]
+    first = work.grammar.first
+    begun: list[int | None] = [None] * len(work.pieces)  # where the bar under way begins; none in the prompt
+    counts = [row.state.bars for row in work._rows]
     while not work.done and not (stop is not None and stop.is_set()):
         for i in work.step():
-            piece = work.pieces[i]
-            token, end = piece.ids[-1], len(piece.ids) - 1
-            begins = work.grammar.first[token] == BAR
-            if not begins and not piece.ended:
+            piece, number = work.pieces[i], counts[i] - 1
+            counts[i] = work._rows[i].state.bars
+            end = len(piece.ids) - 1
+            if not _begins(first[piece.ids[-2:]], 1) and not piece.ended:
                 continue
-            number = work._rows[i].state.bars - (2 if begins else 1)
-            if begun[i] is not None and number >= given[i]:
+            if begun[i] is not None:
                 yield SampledBar(i, number, piece.ids[begun[i] : end], begun[i], piece.ended)
             begun[i] = end
-
-
-def _last_line(ids: Sequence[int], grammar: Grammar) -> int | None:
-    return next((i for i in reversed(range(len(ids))) if grammar.first[ids[i]] == BAR), None)

@@ -100,7 +100,9 @@ def compose(
     grammar = Grammar(tokenizer, programs, steady_metre=steady_metre)
     starts = [_opening(tokenizer, prompt, prompt_bars, bars) for prompt in prompts]
     budgets = [None if bars is None else given + bars for _, given in starts]
-    pieces = sample(model, grammar, [ids for ids, _ in starts], budgets, options, layout=StreamLayout(tokenizer), progress=progress)
+    pieces = sample(
+        model, grammar, [ids for ids, _ in starts], budgets, options, layout=StreamLayout(tokenizer), progress=progress
+    )
     return [
         Composition(tokenizer.decode_score(ids), ids, given, ids[-1] == tokenizer.eos_token_id)
         for ids, (_, given) in zip(pieces, starts)

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from musegen.grammar import BAR, END, Grammar, GrammarState
 from musegen.errors import RequestError
+from musegen.grammar import BAR, END, Grammar, GrammarState
 from musegen.repetition import BarLoops
 
 # Rounding moves a logit by about 2e-6 of the largest one. Two ids closer than this are told apart by a computation in

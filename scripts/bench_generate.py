@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from transformers import LogitsProcessorList
 
-from musegen.decoding import Grammar
 from musegen.generation import Generation, sample, stream
+from musegen.grammar import Grammar
 from musegen.inference import stepper_for
 from musegen.models import build_model
 from musegen.sampling import DrawLogitsProcessor, Row, SamplingOptions

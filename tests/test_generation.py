@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from musegen.grammar import CLOSED, Grammar, GrammarState
+from musegen.controls import controls_of
 from musegen.errors import RequestError
 from musegen.generation import Generation, sample, sample_pieces, stream
+from musegen.grammar import BAR, CLOSED, LEFT, Grammar, GrammarState
 from musegen.inference import GenericStepper, Gpt2Stepper, LstmStepper, stepper_for
+from musegen.layout import StreamLayout
 from musegen.models import build_model
 from musegen.sampling import DrawLogitsProcessor, SamplingOptions
 
@@ -50,7 +52,11 @@ def prompts(tokenizer, scores):
     from musegen import grid as g
 
     k80 = scores["k80/movement3"]
-    opened = [tokenizer.encode_score(g.slice_bars(k80, 0, bars), eos=False) for bars in (1, 3)]
+    opened = []
+    for count in (1, 3):
+        opening = g.slice_bars(k80, 0, count)
+        bars = tokenizer.merge_bars(tokenizer.base_ids(opening))
+        opened.append(tokenizer.stream(bars, tokenizer.header_ids(controls_of(opening)), total=30, eos=False))
     return [[tokenizer.bos_token_id], *opened]
 
 
@@ -211,32 +217,33 @@ def test_ten_contexts_long_in_the_memory_of_one(tokenizer, grammar, monkeypatch)
 
     monkeypatch.setattr(Gpt2Stepper, "start", watch)
     options = SamplingOptions(temperature=1.5, seed=0, max_tokens=960)
-    pieces = sample(model, grammar, [[tokenizer.bos_token_id]] * 2, [500] * 2, options)
+    layout = StreamLayout(tokenizer)
+    pieces = sample(model, grammar, [[tokenizer.bos_token_id]] * 2, [500] * 2, options, layout=layout)
     assert [len(p) for p in pieces] == [961, 961] and len(blocks) == 1
     windows = [w for w in starts if len(w) > 1]
     assert len(windows) > 2 * 10
+    header = layout.header(pieces[0])
     for window in windows:
-        assert len(window) <= 48 and window[0] == tokenizer.bos_token_id
-    lined = [tokenizer.token_names(w[:2])[1] == "Bar_None" for w in windows]
-    assert np.mean(lined) > 0.7  # where half a context holds no bar line, there is none to begin at
-    alone = sample(model, grammar, [[tokenizer.bos_token_id]], [500], options, keys=[(0, 1)])
+        assert len(window) <= 48 + 24 and window[0] == tokenizer.continued_id
+        assert window[1 : 1 + len(header)] in (header, layout.header(pieces[1]))
+    alone = sample(model, grammar, [[tokenizer.bos_token_id]], [500], options, keys=[(0, 1)], layout=layout)
     assert alone == pieces[1:]
 
 
 @pytest.mark.parametrize("kind", ["gpt", "lstm"])
 def test_streamed_bars_are_the_piece(models, grammar, prompts, kind):
     options = SamplingOptions(temperature=0.9, seed=2, max_tokens=900)
-    budgets = [4, 3, 5]
+    prompts, budgets = prompts[1:], [5, 3]
     whole = sample(models[kind], grammar, prompts, budgets, options)
-    built, numbers = [list(p) for p in prompts], [[], [], []]
+    built, numbers = [list(p) for p in prompts], [[], []]
     for bar in stream(models[kind], grammar, prompts, budgets, options):
         assert bar.start == len(built[bar.piece])
-        assert grammar.read(bar.ids).bars == 1
+        assert grammar.read(bar.ids).bars == 1 and grammar.first[bar.ids[0]] in (LEFT, BAR)
         built[bar.piece] += [*bar.ids, grammar.eos] if bar.ended else bar.ids
         numbers[bar.piece].append(bar.number)
     for piece, streamed in zip(whole, built):
         assert streamed == (piece if piece[-1] == grammar.eos else piece[: len(streamed)])
-    assert numbers[0][:2] == [0, 1] and numbers[1][:1] == [1] and numbers[2][:1] == [3]
+    assert numbers[0][:2] == [1, 2] and numbers[1] == []
 
 
 def test_streams_stop_at_once(models, grammar, tokenizer):
@@ -254,7 +261,10 @@ def test_streams_stop_at_once(models, grammar, tokenizer):
         if len(seen) == 2:
             stop.set()
     assert len(seen) == 2 and seen[0].ids == first.ids
-    assert work.pieces[0].ids == bos[0] + seen[0].ids + seen[1].ids + work.pieces[0].ids[-1:]
+    piece = work.pieces[0].ids
+    header = piece[: seen[0].start]
+    assert grammar.read(header).bars == 0
+    assert piece == header + seen[0].ids + seen[1].ids + piece[-1:]
 
 
 def test_requests_that_do_not_fit(models, grammar):

@@ -8,8 +8,8 @@ import torch
 from transformers import LogitsProcessorList, MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper
 from transformers import TopPLogitsWarper as TopP
 
-from musegen.grammar import Grammar, GrammarState
 from musegen.errors import RequestError
+from musegen.grammar import Grammar, GrammarState
 from musegen.repetition import PLAYED, BarLoops
 from musegen.sampling import Row, SamplingOptions, draw, grammar_scores
 
