@@ -90,9 +90,10 @@ def compare(size: str, model, grammar: Grammar, batch: int, new: int) -> None:
         next(stream(model, grammar, prompts, budgets, options), None)
         first = time.perf_counter() - begun
         count = batch * new
+        theirs, ours, half = (count / seconds for seconds in (their_time, our_time, half_time))
         print(
-            f"{size:15} {batch:5}  {label} {count / their_time:8.0f} {count / our_time:9.0f} {their_time / our_time:6.2f}"
-            f" | {plain:5.0f} {count / our_time / plain:6.2f} | {first:7.2f} s {count / half_time:8.0f}",
+            f"{size:15} {batch:5}  {label} {theirs:8.0f} {ours:9.0f} {ours / theirs:6.2f}"
+            f" | {plain:5.0f} {ours / plain:6.2f} | {first:7.2f} s {half:8.0f}",
             flush=True,
         )
 
@@ -188,8 +189,8 @@ def window(model, grammar: Grammar) -> None:
             marks.append((time.perf_counter() - begun, peak / 1024))
     seconds = np.diff([mark[0] for mark in marks], prepend=0)
     print(
-        f"{total} ids in windows of {model.config.n_positions}: {total / 10 / seconds[1]:.0f} ids/s in the second tenth,"
-        f" {total / 10 / seconds[-1]:.0f} in the last; peak memory grew by {marks[-1][1] - marks[1][1]:.1f} MB between"
+        f"{total} ids in windows of {model.config.n_positions}: {total / 10 / seconds[1]:.0f} ids/s in the second"
+        f" tenth, {total / 10 / seconds[-1]:.0f} in the last; peak memory grew by {marks[-1][1] - marks[1][1]:.1f} MB"
     )
 
 
