@@ -167,9 +167,9 @@ def generate(
     audio: Annotated[bool, typer.Option("--audio", help="Render audio.")] = False,
 ):
     """Write music: MIDI files, and pictures and sound if asked for."""
-    from musegen.decoding import SamplingOptions
     from musegen.pipeline import compose, load_model
     from musegen.rendering import render_all
+    from musegen.sampling import SamplingOptions
     from musegen.scores import load_score
 
     if not 1 <= num <= 256:

@@ -171,9 +171,9 @@ def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool)
 def _continue(model, tokenizer, name: str, rows, out: Path, seed: int, progress: bool) -> None:
     """Go on from the first bars of a movement that no model has seen, and render what comes."""
     from musegen.corpus import corpus_scores
-    from musegen.decoding import SamplingOptions
     from musegen.pipeline import compose
     from musegen.rendering import render_all
+    from musegen.sampling import SamplingOptions
 
     folder = out / "samples" / f"{name}-continued"
     if (folder / f"{name}-continued-{CONTINUATIONS - 1}.mid").is_file():

@@ -16,10 +16,12 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from musegen import grid as g
 from musegen.controls import controls_of
-from musegen.decoding import SamplingOptions, sample
 from musegen.errors import RequestError
+from musegen.generation import sample
 from musegen.grammar import Grammar
+from musegen.layout import StreamLayout
 from musegen.models import load_causal_lm
+from musegen.sampling import SamplingOptions
 from musegen.scores import canonical_score, load_score, midi_bytes, parse_midi
 from musegen.tokenizer import MusicTokenizer, load_tokenizer
 
@@ -98,7 +100,9 @@ def compose(
     grammar = Grammar(tokenizer, programs, steady_metre=steady_metre)
     starts = [_opening(tokenizer, prompt, prompt_bars, bars) for prompt in prompts]
     budgets = [None if bars is None else given + bars for _, given in starts]
-    pieces = sample(model, grammar, [ids for ids, _ in starts], budgets, options, progress=progress)
+    pieces = sample(
+        model, grammar, [ids for ids, _ in starts], budgets, options, layout=StreamLayout(tokenizer), progress=progress
+    )
     return [
         Composition(tokenizer.decode_score(ids), ids, given, ids[-1] == tokenizer.eos_token_id)
         for ids, (_, given) in zip(pieces, starts)

@@ -11,13 +11,14 @@ import torch
 from musegen import grid as g
 from musegen.blocks import infill_ids
 from musegen.controls import controls_of
-from musegen.decoding import SamplingOptions, sample
 from musegen.errors import RequestError
+from musegen.generation import sample
 from musegen.grammar import Grammar, GrammarState
 from musegen.id_tables import DURATION, END, LEFT
 from musegen.keeping import KeepingGrammar
 from musegen.models import build_model
 from musegen.pipeline import compose
+from musegen.sampling import SamplingOptions
 from musegen.scores import content_hash, midi_bytes, parse_midi
 
 
@@ -264,7 +265,7 @@ def test_the_metre_stays_if_asked_to(tiny_lstm, tokenizer, steady):
 def test_beams_follow_the_grammar(tiny_model, tokenizer, grammar):
     from transformers import LogitsProcessorList
 
-    from musegen.decoding import GrammarLogitsProcessor
+    from musegen.sampling import GrammarLogitsProcessor
 
     ids = torch.tensor([[tokenizer.bos_token_id]])
     processor = GrammarLogitsProcessor(grammar, [GrammarState()] * 3, [4] * 3, 1)
