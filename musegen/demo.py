@@ -136,8 +136,8 @@ def _train(name: str, out: Path, seed: int, say, progress: bool) -> list[dict[st
 
 
 def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool) -> Path:
+    from musegen.composing import load_model
     from musegen.evaluation import SampleOptions, draw_samples, judge_against, measure_likelihood, summary
-    from musegen.pipeline import load_model
 
     say(f"5/5 music: {SAMPLES} pieces of {BARS} bars from each model, and {CONTINUATIONS} continuations")
     options = SampleOptions(SAMPLES, BARS, TEMPERATURE, TOP_P, seed, MAX_TOKENS)
@@ -170,8 +170,8 @@ def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool)
 
 def _continue(model, tokenizer, name: str, rows, out: Path, seed: int, progress: bool) -> None:
     """Go on from the first bars of a movement that no model has seen, and render what comes."""
+    from musegen.composing import compose
     from musegen.corpus import corpus_scores
-    from musegen.pipeline import compose
     from musegen.rendering import render_all
     from musegen.sampling import SamplingOptions
 

@@ -10,6 +10,7 @@ import torch
 
 from musegen import grid as g
 from musegen.blocks import infill_ids
+from musegen.composing import compose
 from musegen.controls import controls_of
 from musegen.errors import RequestError
 from musegen.generation import sample
@@ -17,9 +18,9 @@ from musegen.grammar import Grammar, GrammarState
 from musegen.id_tables import DURATION, END, LEFT
 from musegen.keeping import KeepingGrammar
 from musegen.models import build_model
-from musegen.pipeline import compose
 from musegen.sampling import SamplingOptions
 from musegen.scores import content_hash, midi_bytes, parse_midi
+from musegen.wishes import Wishes
 
 
 @pytest.fixture(scope="module")
@@ -250,14 +251,14 @@ def test_same_seed_same_music(tiny_model, tokenizer):
 
 def test_only_the_programs_asked_for_play(tiny_lstm, tokenizer):
     options = SamplingOptions(max_tokens=400, seed=0, temperature=2.0)
-    piece = compose(tiny_lstm, tokenizer, bars=3, programs=[40, 42], options=options)[0]
+    piece = compose(tiny_lstm, tokenizer, bars=3, wishes=Wishes(instruments=[40, 42]), options=options)[0]
     assert {track.program for track in piece.score.tracks} <= {40, 42}
 
 
 @pytest.mark.parametrize("steady", [True, False])
 def test_the_metre_stays_if_asked_to(tiny_lstm, tokenizer, steady):
     options = SamplingOptions(max_tokens=900, seed=3, temperature=2.0)
-    piece = compose(tiny_lstm, tokenizer, bars=8, steady_metre=steady, options=options)[0]
+    piece = compose(tiny_lstm, tokenizer, bars=8, wishes=Wishes(steady_metre=steady), options=options)[0]
     metres = {n for n in tokenizer.token_names(piece.input_ids) if n.startswith("TimeSig")}
     assert (len(metres) == 1) == steady
 
