@@ -25,9 +25,9 @@ from musegen import grid as g
 from musegen.errors import CorpusError, ScoreError
 from musegen.scores import LoadedScore, content_hash, load_score, midi_bytes, parse_midi
 from musegen.sources import SourceFile, find_scores
+from musegen.work_groups import SPLITS, SplitOptions
 from musegen.workers import WorkerPool
 
-SPLITS = ("train", "validation", "test")
 REPORT_FILE = "report.json"
 _KEYS = {
     0: ["C", "G", "D", "A", "E", "B", "F#", "C#", "Cb", "Gb", "Db", "Ab", "Eb", "Bb", "F"],
@@ -53,21 +53,6 @@ def features():
             "programs": List(Value("int16")),
         }
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitOptions:
-    """How a corpus is parted.
-
-    Args:
-        validation: Share of the notes, about.
-        test: Share of the notes, about.
-        seed: Other seeds, other works; the same seed, the same works.
-    """
-
-    validation: float = 0.1
-    test: float = 0.1
-    seed: int = 0
 
 
 @dataclasses.dataclass
