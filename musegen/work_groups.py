@@ -213,20 +213,18 @@ def _candidates(minima, members, works, options: GroupOptions, progress: bool) -
     permutations = MinHash(_TABLES, scheme="affine32").permutations  # not used, but a MinHash has to have some
     starts = range(0, minima.shape[1], _TABLES)
     for start in tqdm(starts, desc="shared music", unit="pass", disable=not progress):
-        part = np.roll(minima, -start, axis=1)[:, :_TABLES] if start + _TABLES > minima.shape[1] else (
-            minima[:, start : start + _TABLES]
-        )  # fmt: skip
+        columns = np.arange(start, start + _TABLES) % minima.shape[1]
+        part = minima[:, columns]
         tables = MinHashLSH(num_perm=_TABLES, params=(_TABLES, 1))
         for row in members.tolist():
             minhash = MinHash(hashvalues=part[row], permutations=permutations, scheme="affine32")
             tables.insert(row, minhash, check_duplication=False)
         pairs = [found]
         for offset, table in enumerate(tables.hashtables):
-            for key in list(table.keys()):  # noqa: SIM118 (a storage is no dict)
-                bucket = table.get(key)
+            buckets = (table.get(key) for key in list(table.keys()))
+            for bucket in buckets:
                 if len(bucket) > 1:
-                    bucket = np.array(sorted(bucket))
-                    pairs += _pairs(bucket, minima, (start + offset) % minima.shape[1], works, options.bucket)
+                    pairs += _pairs(np.array(sorted(bucket)), minima, columns[offset], works, options.bucket)
         found = np.unique(np.concatenate(pairs))
     return found
 
