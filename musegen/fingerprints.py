@@ -33,7 +33,7 @@ _SEED = 1
 _LONGER = 2**0.4  # a note is longer than the one before from this ratio of their lengths on
 _GRACE = 4  # a note so many times shorter than both of its neighbours is an ornament
 _PERIOD = 4  # runs that repeat themselves after so many notes or fewer say nothing
-_FEWEST_INTERVALS = 3  # different ones in a run
+_FEWEST_INTERVALS = 4  # different ones in a run: broken chords have fewer
 _ROWS = 512  # shingles hashed at once: what stays in a core's cache
 
 

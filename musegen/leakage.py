@@ -163,12 +163,10 @@ class _Index:
 
     def overlaps(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Overlap and share of each piece with a set of shingles: float64 (pieces,) each; see `Nearest`."""
-        # In the pieces' shingles, which may be millions, only those of the set are looked up.
-        found = np.searchsorted(self._codes, members)
-        found = found[found < len(self._codes)]
-        found = found[np.isin(self._codes[found], members, assume_unique=True)]
+        places = np.minimum(np.searchsorted(self._codes, members), max(len(self._codes) - 1, 0))
+        found = places[self._codes[places] == members] if len(self._codes) else places[:0]
         counts = self._starts[found + 1] - self._starts[found]
-        places = np.repeat(self._starts[found] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        shared = np.bincount(self._owners[places], minlength=len(self._sizes))
+        entries = np.repeat(self._starts[found] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        shared = np.bincount(self._owners[entries], minlength=len(self._sizes))
         smaller = np.maximum(np.minimum(self._sizes, len(members)), SMALLEST)
         return shared / smaller, shared / np.maximum(self._sizes, 1)
