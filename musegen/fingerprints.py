@@ -29,6 +29,8 @@ NOTES = 9  # of a shingle; see docs/corpus-leakage.md for shorter and longer one
 SIZE = 512  # numbers in a fingerprint
 PERMUTATIONS = SIZE - 2
 VERSION = 1  # stands first in every fingerprint: those of two versions must not be compared
+# Overlaps of sets of fewer shingles are taken of so many: a handful of stock phrases is much of a piece of 20 notes.
+SMALLEST = 48
 _SEED = 1
 _LONGER = 2**0.4  # a note is longer than the one before from this ratio of their lengths on
 _GRACE = 4  # a note so many times shorter than both of its neighbours is an ornament
@@ -82,6 +84,19 @@ def line_shingles(found: list[Line]) -> np.ndarray:
     """The set of the shingles of lines, as `shingles` returns it."""
     codes = [_shingles_of(*symbols(line)) for line in found]
     return np.unique(np.concatenate(codes)) if codes else np.empty(0, np.uint64)
+
+
+def set_overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """The exact overlap of two sets of shingles.
+
+    Args:
+        one: uint64 (shingles,), each once.
+        other: uint64 (shingles,), each once.
+
+    Returns:
+        Share of the smaller set, or of `SMALLEST`, that is in the other too: 0 to 1.
+    """
+    return len(np.intersect1d(one, other, assume_unique=True)) / max(min(len(one), len(other)), SMALLEST)
 
 
 def sketch(members: np.ndarray) -> np.ndarray:

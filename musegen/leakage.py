@@ -16,12 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import symusic
 
-from musegen.fingerprints import Line, line_shingles, lines, symbols
+from musegen.fingerprints import SMALLEST, Line, line_shingles, lines, set_overlap, symbols
 
 # Two pieces of different composers never overlap so much in the music that was measured: docs/corpus-leakage.md.
 FLAG_OVERLAP = 0.25
-# Counted as so many shingles at the least: a handful of stock phrases is much of a piece of twenty notes.
-SMALLEST = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +30,8 @@ class Nearest:
         split: Of the held-out piece.
         source: Name of the held-out piece.
         nearest: Name of the training piece; empty if not one shingle is shared.
-        overlap: Share of the smaller piece's shingles that stand in the other too; of pieces under `SMALLEST`
-            shingles, the share of `SMALLEST`. A shingle is a run of 9 notes of a line, told by intervals and by
-            ratios of lengths: see `musegen.fingerprints`.
+        overlap: Share of the smaller piece's shingles that stand in the other too (`fingerprints.set_overlap`). A
+            shingle is a run of 9 notes of a line, told by intervals and by ratios of lengths.
         share: Share of the held-out piece's shingles that stand in the training piece.
         span: Notes of the longest run of a line that stands in both, with equal intervals (modulo an octave) and
             ratios of lengths.
@@ -93,8 +90,7 @@ def overlap_of(one: symusic.Score, other: symusic.Score) -> float:
         one: A canonical score.
         other: A canonical score.
     """
-    index = _Index([line_shingles(lines(one))])
-    return float(index.overlaps(line_shingles(lines(other)))[0][0])
+    return set_overlap(line_shingles(lines(one)), line_shingles(lines(other)))
 
 
 def longest_span(one: Sequence[Line], other: Sequence[Line]) -> int:

@@ -2,8 +2,9 @@
 
 A *group* holds works that share music: other editions, keys, tempos and arrangements of one work, its single parts,
 its movements in one file or in several. Pieces are compared by their fingerprints: locality-sensitive hashing
-(`datasketch`) names candidates, an estimate of the overlap joins them or not, and a union of all joined works is a
-group. Nothing here looks at titles: what is the same is what sounds the same.
+(`datasketch`) names candidates, their overlap joins them or not, and a union of all joined works is a group. The
+fingerprints tell the overlap about; who has the music at hand has all doubtful candidates counted exactly. Nothing
+here looks at titles: what is the same is what sounds the same.
 
 The *overlap* of two pieces is the share of the smaller one's shingles that the other has too, so that a cello part
 overlaps with its quartet fully. It is not the resemblance (Jaccard index), which for that pair would be low.
@@ -20,15 +21,17 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from musegen import fingerprints
 from musegen.errors import CorpusError
+from musegen.fingerprints import set_overlap
 
 SPLITS = ("train", "validation", "test")
 _TABLES = 16  # hash tables held at once: memory for 16 entries a piece, whatever the size of a fingerprint
@@ -44,16 +47,20 @@ class GroupOptions:
     """When two pieces share music. The defaults are measured: docs/corpus-leakage.md.
 
     Args:
-        overlap: Join two pieces from this estimated overlap on.
+        overlap: Join two pieces from this overlap on.
         minima: Join them only if so many minima of their fingerprints are equal; a few may be by chance.
         shingles: Pieces with fewer are not compared: too little to tell a tune from a scale.
         bucket: Pieces of one hash bucket that are compared with each other all.
+        doubtful_minima: Pairs with so many equal minima are counted exactly, if they can be.
+        doubtful_overlap: Likewise, from this estimated overlap on.
     """
 
     overlap: float = 0.25
     minima: int = 10
     shingles: int = 16
     bucket: int = 16
+    doubtful_minima: int = 5
+    doubtful_overlap: float = 0.12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Link:
     Args:
         first: Index of a row.
         second: Index of a later row.
-        overlap: Estimated, 0 to 1.
+        overlap: 0 to 1; exact if the music was at hand, else estimated.
     """
 
     first: int
@@ -101,6 +108,7 @@ def group_works(
     rows: Sequence[Any],
     options: GroupOptions | None = None,
     *,
+    shingles_of: Callable[[int], np.ndarray] | None = None,
     links: Sequence[Link] | None = None,
     progress: bool = False,
 ) -> list[str]:
@@ -109,6 +117,8 @@ def group_works(
     Args:
         rows: Mappings or objects with `work` and `fingerprint` (see `musegen.fingerprints`).
         options: When pieces share music.
+        shingles_of: Tells of the index of a row the shingles (`musegen.fingerprints.shingles`) of its score, so that
+            doubtful pairs can be counted; a few hundred are asked for of a thousand pieces.
         links: What `find_links` found, if it is known already.
         progress: Show a bar.
 
@@ -128,18 +138,27 @@ def group_works(
             work = leader[work]
         return work
 
-    for link in find_links(rows, options, progress=progress) if links is None else links:
+    if links is None:
+        links = find_links(rows, options, shingles_of=shingles_of, progress=progress)
+    for link in links:
         one, other = sorted((find(works[link.first]), find(works[link.second])))
         leader[other] = one
     return [find(work) for work in works]
 
 
-def find_links(rows: Sequence[Any], options: GroupOptions | None = None, *, progress: bool = False) -> list[Link]:
+def find_links(
+    rows: Sequence[Any],
+    options: GroupOptions | None = None,
+    *,
+    shingles_of: Callable[[int], np.ndarray] | None = None,
+    progress: bool = False,
+) -> list[Link]:
     """Pairs of rows of different works that share music, as many as are needed to join all that do.
 
     Args:
         rows: As for `group_works`.
         options: When pieces share music.
+        shingles_of: As for `group_works`.
         progress: Show a bar.
 
     Returns:
@@ -161,11 +180,20 @@ def find_links(rows: Sequence[Any], options: GroupOptions | None = None, *, prog
         first, second = np.divmod(codes[start : start + _CHUNK], len(rows))
         equal = (minima[first] == minima[second]).sum(axis=1)
         overlap = _overlap(equal / minima.shape[1], sizes[first], sizes[second])
-        joined = (equal >= options.minima) & (overlap >= options.overlap)
-        links += [
-            Link(int(a), int(b), round(float(o), 4)) for a, b, o in zip(first[joined], second[joined], overlap[joined])
-        ]
-    return links
+        least = (options.minima, options.overlap)
+        if shingles_of is not None:
+            least = (options.doubtful_minima, options.doubtful_overlap)
+        close = (equal >= least[0]) & (overlap >= least[1])
+        found = zip(first[close].tolist(), second[close].tolist(), overlap[close].tolist())
+        links += [Link(a, b, round(o, 4)) for a, b, o in found]
+    return links if shingles_of is None else _counted(links, shingles_of, options.overlap)
+
+
+def _counted(links: list[Link], shingles_of: Callable[[int], np.ndarray], least: float) -> list[Link]:
+    """Those of the links whose exact overlap is large enough."""
+    shingles = functools.lru_cache(maxsize=256)(shingles_of)
+    exact = [dataclasses.replace(k, overlap=set_overlap(shingles(k.first), shingles(k.second))) for k in links]
+    return [dataclasses.replace(k, overlap=round(k.overlap, 4)) for k in exact if k.overlap >= least]
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
