@@ -72,11 +72,11 @@ def draw(summary: Summary, path: str | Path, title: str = "") -> None:
 
 def _heading(figure, summary: Summary, title: str) -> None:
     total = summary.total
-    groups = f" in {total.groups:,} groups" if total.groups else ""
+    groups = f" in {_counted(total.groups, 'group')}" if total.groups else ""
     about = "" if summary.total.seconds else " at 120 beats a minute"
     line = (
-        f"{total.pieces:,} pieces of {total.works:,} works{groups}, {total.notes:,} notes, {total.bars:,} bars, "
-        f"{summary.hours:,.1f} hours{about}"
+        f"{_counted(total.pieces, 'piece')} of {_counted(total.works, 'work')}{groups}, "
+        f"{_counted(total.notes, 'note')}, {_counted(total.bars, 'bar')}, {summary.hours:,.1f} hours{about}"
     )
     figure.suptitle(f"{title}\n{line}" if title else line, fontsize=13, color=_INK, linespacing=1.5)
 
@@ -102,7 +102,7 @@ def _ranked(axes, title: str, counts: collections.Counter, colours: dict[str, st
     axes.barh(places, values, color=shades, height=0.72)
     axes.set_yticks(places, labels)
     # The same bar height in every panel, however few values there are.
-    axes.set_ylim(max(len(shown), 6) - 0.4, -0.6)
+    axes.set_ylim(BARS + 0.6, -0.6)
     top = max(values, default=1)
     axes.set_xlim(0, 1.22 * top)
     for place, value in zip(places, values):
@@ -138,7 +138,8 @@ def _splits(axes, summary: Summary) -> None:
 def _lengths(axes, summary: Summary) -> None:
     _plain(axes, "Lengths in notes, pieces")
     every = np.concatenate(list(summary.lengths.values()))
-    low, high = max(every.min(), 1), max(every.max(), 2)
+    median = float(np.median(every))
+    low, high = max(min(every.min(), median / 4), 1), max(every.max(), 4 * median)
     edges = np.geomspace(low, high * 1.001, 25)
     names = list(summary.lengths)
     colours = [_SPLIT_COLOURS[name] for name in names]
@@ -147,7 +148,7 @@ def _lengths(axes, summary: Summary) -> None:
     ticks = [10**k * m for k in range(7) for m in (1, 3) if low <= 10**k * m <= high]
     axes.set_xticks(ticks, [_count(t) for t in ticks])
     axes.minorticks_off()
-    median = float(np.median(every))
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.axvline(median, color=_INK, linewidth=1, linestyle=":")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
     axes.text(median * 1.06, axes.get_ylim()[1] * 0.97, f"median {median:,.0f}", va="top", fontsize=8, color=_INK)
@@ -159,6 +160,8 @@ def _keys(axes, summary: Summary) -> None:
     minors = [summary.keys.get(f"{name} minor", 0) for name in _MINORS]
     used = [i for i in range(len(_FIFTHS)) if majors[i] or minors[i]]
     places = np.arange(len(used))
+    axes.set_xlim(-0.7, max(len(used), 6) - 0.3)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.bar(places - 0.2, [majors[i] for i in used], width=0.38, color=_BLUE, label="major")
     axes.bar(places + 0.2, [minors[i] for i in used], width=0.38, color=_ORANGE, label="minor")
     axes.set_xticks(places, [f"{_FIFTHS[i]}\n{_MINORS[i]}" for i in used], fontsize=7.5)
@@ -183,6 +186,10 @@ def _files(axes, summary: Summary) -> None:
 
 def _short(name: str, most: int = 26) -> str:
     return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _count(value: float) -> str:
