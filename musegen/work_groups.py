@@ -51,6 +51,9 @@ class GroupOptions:
         minima: Join them only if so many minima of their fingerprints are equal; a few may be by chance.
         shingles: Pieces with fewer are not compared: too little to tell a tune from a scale.
         bucket: Pieces of one hash bucket that are compared with each other all.
+        sure: Overlaps below this one do not make groups of more than `crowd` works: among very many pieces some share
+            enough by chance to string works of all kinds together. The leakage audit names what is kept apart so.
+        crowd: Works.
         doubtful_minima: Pairs with so many equal minima are counted exactly, if they can be.
         doubtful_overlap: Likewise, from this estimated overlap on.
     """
@@ -59,6 +62,8 @@ class GroupOptions:
     minima: int = 10
     shingles: int = 16
     bucket: int = 16
+    sure: float = 0.5
+    crowd: int = 50
     doubtful_minima: int = 5
     doubtful_overlap: float = 0.12
 
@@ -140,9 +145,12 @@ def group_works(
 
     if links is None:
         links = find_links(rows, options, shingles_of=shingles_of, progress=progress)
-    for link in links:
+    options, size = options or GroupOptions(), dict.fromkeys(works, 1)
+    for link in sorted(links, key=lambda link: (-link.overlap, sorted((works[link.first], works[link.second])))):
         one, other = sorted((find(works[link.first]), find(works[link.second])))
-        leader[other] = one
+        together = size[one] + size[other]
+        if one != other and (link.overlap >= options.sure or together <= options.crowd):
+            leader[other], size[one] = one, together
     return [find(work) for work in works]
 
 

@@ -226,15 +226,17 @@ def linked(pieces: list[Piece], options=None) -> list[work_groups.Link]:
     return work_groups.find_links(pieces, options, shingles_of=lambda i: pieces[i].shingles)
 
 
-def judged(pieces, altered, links, groups, overlap: float) -> tuple[int, int]:
-    """How many altered pieces were joined to their original's group, and how many to another."""
-    right, wrong = set(), set()
+def judged(pieces, altered, links, groups, overlap: float) -> tuple[int, int, int]:
+    """How many altered pieces were joined to their original's group, to another one, and to another composer's."""
+    right, wrong, across = set(), set(), set()
     for link in links:
         if link.first < len(pieces) <= link.second and link.overlap >= overlap:
             i = link.second - len(pieces)
             same = groups[link.first] == groups[altered[i][0]]
             (right if same else wrong).add(i)
-    return len(right), len(wrong)
+            if pieces[link.first].composer != altered[i][1].composer:
+                across.add(i)
+    return len(right), len(wrong), len(across)
 
 
 def main() -> None:
@@ -269,8 +271,10 @@ def main() -> None:
 
 def variants_table(pieces, groups, loose, default, figures) -> None:
     print("\n## Found again, by overlap from which pieces are joined (tuning half | judged half at the default)\n")
-    print(f"| altered | {' | '.join(map(str, THRESHOLDS))} | pieces | judged: found | pieces | joined wrongly |")
-    print("|---" * (len(THRESHOLDS) + 5) + "|")
+    print(
+        f"| altered | {' | '.join(map(str, THRESHOLDS))} | pieces | judged: found | pieces | to others too | of other composers |"
+    )
+    print("|---" * (len(THRESHOLDS) + 6) + "|")
     for kind in VARIANTS:
         cells = []
         for half in (0, 1):
@@ -279,8 +283,8 @@ def variants_table(pieces, groups, loose, default, figures) -> None:
             limits = THRESHOLDS if half == 0 else (default.overlap,)
             found = [judged(pieces, altered, links, groups, limit) for limit in limits]
             count = max(len(altered), 1)
-            cells += [f"{right / count:.3f}" for right, _ in found] + [str(len(altered))]
-        cells.append(str(found[0][1]))
+            cells += [f"{right / count:.3f}" for right, *_ in found] + [str(len(altered))]
+        cells += map(str, found[0][1:])
         figures["kinds"][kind.__name__] = cells
         print(f"| {kind.__name__.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
 
@@ -330,8 +334,10 @@ def minima_table(pieces, figures) -> None:
         links = work_groups.find_links([*pieces, *(a for _, a in altered)], options)
         own = [k for k in links if k.second < len(pieces)]
         across = sum(pieces[k.first].composer != pieces[k.second].composer for k in own)
-        right, wrong = judged(pieces, altered, links, groups, options.overlap)
-        print(f"- {minima}: {right} of {len(altered)} parts found, {wrong} joined wrongly, {across} across composers")
+        right, wrong, _ = judged(pieces, altered, links, groups, options.overlap)
+        print(
+            f"- {minima}: {right} of {len(altered)} parts found, {wrong} joined to others too, {across} pieces across composers"
+        )
 
 
 def costs(pieces, figures) -> None:

@@ -49,6 +49,16 @@ def test_rows_of_one_work_are_one_group_and_joints_are_passed_on():
     assert group_works(rows, links=[Link(1, 2, 0.9), Link(3, 4, 0.9), Link(2, 3, 0.9)]) == ["w00000"] * 5
 
 
+def test_chance_does_not_string_all_works_together():
+    rows = named(9, [synthetic(100, i) for i in range(9)])
+    weak = [Link(i, i + 1, 0.3 - 0.01 * i) for i in range(8)]
+    groups = group_works(rows, GroupOptions(crowd=4), links=weak)
+    assert [groups.count(g) for g in sorted(set(groups))] == [4, 4, 1]
+    assert groups == group_works(rows, GroupOptions(crowd=4), links=weak[::-1])
+    strong = [Link(i, i + 1, 0.9) for i in range(8)]
+    assert len(set(group_works(rows, GroupOptions(crowd=4), links=strong))) == 1
+
+
 def test_groups_do_not_depend_on_the_order_of_the_rows(scores):
     rows = [row(s, n) for n, s in scores.items()]
     rows += [row(changed(s, lambda on, du, pi: (on, du, pi + 1)), f"{n} higher") for n, s in scores.items()]
