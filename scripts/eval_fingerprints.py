@@ -271,10 +271,17 @@ def main() -> None:
 
 def variants_table(pieces, groups, loose, default, figures) -> None:
     print("\n## Found again, by overlap from which pieces are joined (tuning half | judged half at the default)\n")
-    print(
-        f"| altered | {' | '.join(map(str, THRESHOLDS))} | pieces | judged: found | pieces | to others too | of other composers |"
+    header = (
+        "altered",
+        *map(str, THRESHOLDS),
+        "pieces",
+        "judged: found",
+        "pieces",
+        "others too",
+        "of other composers",
     )
-    print("|---" * (len(THRESHOLDS) + 6) + "|")
+    print(f"| {' | '.join(header)} |")
+    print("|---" * len(header) + "|")
     for kind in VARIANTS:
         cells = []
         for half in (0, 1):
@@ -335,9 +342,8 @@ def minima_table(pieces, figures) -> None:
         own = [k for k in links if k.second < len(pieces)]
         across = sum(pieces[k.first].composer != pieces[k.second].composer for k in own)
         right, wrong, _ = judged(pieces, altered, links, groups, options.overlap)
-        print(
-            f"- {minima}: {right} of {len(altered)} parts found, {wrong} joined to others too, {across} pieces across composers"
-        )
+        print(f"- {minima}: {right} of {len(altered)} parts found, {wrong} joined to others too, ", end="")
+        print(f"{across} pieces of different composers joined")
 
 
 def costs(pieces, figures) -> None:
