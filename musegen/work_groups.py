@@ -276,15 +276,23 @@ def _pairs(bucket: np.ndarray, minima: np.ndarray, column: int, works, limit: in
         values = minima[bucket, column]
         order = np.argsort(values, kind="stable")
         edges = np.flatnonzero(np.diff(values[order])) + 1
-        for part in np.split(bucket[order], edges):
+        parts = np.split(bucket[order], edges)
+        for part in parts:
             if len(part) > 1:
                 yield from _pairs(part, minima, column, works, limit, depth + 1)
+        # Parts of one tune would be told apart; one pair each keeps them together, if they are.
+        second = np.array(sorted(int(part.min()) for part in parts))[1:]
+        yield from _coded(np.full(len(second), bucket.min()), second, works)
         return
     else:
         first, second = np.arange(len(bucket) - 1), np.arange(1, len(bucket))
-    first, second = bucket[first], bucket[second]
+    yield from _coded(bucket[first], bucket[second], works)
+
+
+def _coded(first: np.ndarray, second: np.ndarray, works: np.ndarray) -> Iterator[np.ndarray]:
+    """The pairs that are of different works, as `_candidates` codes them."""
     other = works[first] != works[second]
-    yield first[other].astype(np.int64) * len(minima) + second[other]
+    yield first[other].astype(np.int64) * len(works) + second[other]
 
 
 def split_by_group(rows: Sequence[Any], groups: Sequence[str], options: SplitOptions) -> dict[str, list[int]]:
