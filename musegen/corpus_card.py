@@ -80,7 +80,7 @@ def write_card(folder: str | Path, *, name: str = "", repository: str = "", prog
     draw(summary, folder / PICTURE, name)
     entries = {"flag_overlap": FLAG_OVERLAP, "pieces": [dataclasses.asdict(entry) for entry in nearest]}
     _write(folder / AUDIT, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
-    _write(folder / CARD, card(folder, summary, nearest, works, name, repository or name))
+    _write(folder / CARD, card(folder, summary, nearest, works, name, repository or folder.resolve().name))
     _refresh_sums(folder, (AUDIT, CARD, PICTURE))
     flagged = sum(entry.flagged for entry in nearest)
     worst = max(nearest, key=lambda entry: entry.overlap, default=None)
