@@ -20,7 +20,7 @@ import numpy as np
 import symusic
 from tqdm.auto import tqdm
 
-from musegen import fingerprints, work_groups
+from musegen import fingerprints, leakage, work_groups
 from musegen.errors import ScoreError
 from musegen.grid import TICKS_PER_QUARTER
 from musegen.scores import load_score
@@ -356,6 +356,10 @@ def costs(pieces, figures) -> None:
         if count <= len(pieces):
             chosen = [pieces[i] for i in rng.permutation(len(pieces))[:count]]
             print(f"- {count} real: {timed(chosen):.2f}")
+    held, training = ([(p.source, p.score) for p in pieces if p.half == half] for half in (0, 1))
+    start = time.perf_counter()
+    leakage.audit({"test": held}, training)
+    print(f"- audit of {len(held)} pieces: {1e3 * (time.perf_counter() - start) / len(pieces):.2f}")
     rows = []
     for i in range(20_000):
         size = len(sets[int(rng.integers(len(sets)))])
