@@ -181,6 +181,19 @@ def test_writing_the_card_again_gives_the_same_bytes(leaky):
     assert not list(leaky[0].glob(".*"))
 
 
+def test_the_verbs(leaky, tmp_path):
+    from typer.testing import CliRunner
+
+    from musegen.cli import app
+
+    shown = CliRunner().invoke(app, ["corpus", "show", str(leaky[0]), "--plot", str(tmp_path / "in.svg")])
+    assert shown.exit_code == 0 and "Violin 3" in shown.output and (tmp_path / "in.svg").is_file()
+    carded = CliRunner().invoke(app, ["corpus", "card", str(leaky[0]), "--name", "My *scores*", "--repo", "me/scores"])
+    assert carded.exit_code == 0 and "1 flagged" in carded.output
+    failed = CliRunner().invoke(app, ["corpus", "card", str(tmp_path / "nowhere")])
+    assert isinstance(failed.exception, CorpusError)
+
+
 def test_what_is_no_corpus(tmp_path):
     for verb in (summarize, write_card, describe):
         with pytest.raises(CorpusError, match="no such folder"):
