@@ -34,7 +34,8 @@ from musegen.errors import CorpusError
 from musegen.fingerprints import set_overlap
 
 SPLITS = ("train", "validation", "test")
-_TABLES = 16  # hash tables held at once: memory for 16 entries a piece, whatever the size of a fingerprint
+_TABLES = (16, 8, 4, 2)  # hash tables held at once: as many as keep to
+_ENTRIES = 2_000_000  # in them, each of about a kilobyte
 # Minima by which candidates are looked for. Of pairs that have ten of all minima in common, one in a thousand has none
 # of this half in common; the other half would double the cost.
 _SEARCHED = 256
@@ -249,11 +250,12 @@ def _candidates(minima, members, works, options: GroupOptions, progress: bool) -
     from tqdm.auto import tqdm
 
     found = np.empty(0, np.int64)
-    permutations = MinHash(_TABLES, scheme="affine32").permutations  # not used, but a MinHash has to have some
-    starts = range(0, _SEARCHED, _TABLES)
+    count = next((n for n in _TABLES if n * len(members) <= _ENTRIES), _TABLES[-1])
+    permutations = MinHash(count, scheme="affine32").permutations  # not used, but a MinHash has to have some
+    starts = range(0, _SEARCHED, count)
     for start in tqdm(starts, desc="shared music", unit="pass", disable=not progress):
-        part = minima[:, start : start + _TABLES]
-        tables = MinHashLSH(num_perm=_TABLES, params=(_TABLES, 1))
+        part = minima[:, start : start + count]
+        tables = MinHashLSH(num_perm=count, params=(count, 1))
         for row in members.tolist():
             minhash = MinHash(hashvalues=part[row], permutations=permutations, scheme="affine32")
             tables.insert(row, minhash, check_duplication=False)

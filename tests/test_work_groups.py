@@ -100,6 +100,13 @@ def test_cost_grows_with_the_number_of_pieces_not_of_pairs():
     assert compared[320] < 5 * compared[80]  # 16 times if it were all pairs
 
 
+def test_fewer_tables_at_once_find_the_same(monkeypatch):
+    prints = [synthetic(100, i, np.arange(i % 3 * 100, i % 3 * 100 + 50, dtype=np.uint64)) for i in range(30)]
+    links = find_links(named(30, prints))
+    monkeypatch.setattr("musegen.work_groups._ENTRIES", 100)
+    assert find_links(named(30, prints)) == links and len(links) >= 27
+
+
 def test_fingerprints_of_another_version_are_refused():
     rows = named(1, [synthetic(50, 0)])
     rows[0]["fingerprint"][0] = f.VERSION + 1
