@@ -181,6 +181,7 @@ def find_links(
         return []
     prints = _stack(rows)
     sizes, minima = prints[:, 1].astype(np.float64), np.ascontiguousarray(prints[:, 2:])
+    del prints  # 2 KB a piece
     _, works = np.unique([_value(row, "work") for row in rows], return_inverse=True)
     members = np.flatnonzero(sizes >= options.shingles)
     links = []
