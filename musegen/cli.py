@@ -107,12 +107,33 @@ def corpus_build(
 
 
 @corpus_app.command("show")
-def corpus_show(folder: Annotated[Path, typer.Argument(help="A corpus.")]):
-    """Print what is inside a corpus."""
-    from musegen.corpus import load_corpus
-    from musegen.corpus_stats import describe
+def corpus_show(
+    folder: Annotated[Path, typer.Argument(help="A corpus.")],
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture to write, .png or .svg; contents.png in the corpus.")
+    ] = None,
+):
+    """Print and plot what is inside a corpus."""
+    from musegen.corpus_plots import PICTURE, draw
+    from musegen.corpus_stats import describe, summarize
 
-    print(describe(load_corpus(folder)))
+    summary = summarize(folder)
+    print(describe(summary))
+    path = plot or folder / PICTURE
+    draw(summary, path, folder.resolve().name)
+    print(f"picture: {path}")
+
+
+@corpus_app.command("card")
+def corpus_card(
+    folder: Annotated[Path, typer.Argument(help="A corpus.")],
+    name: Annotated[str, typer.Option(help="Title; the folder's name by default.")] = "",
+    repository: Annotated[str, typer.Option("--repo", help="Name on the Hub, such as me/scores.")] = "",
+):
+    """Audit a corpus for leakage and write its dataset card."""
+    from musegen.corpus_card import write_card
+
+    print(write_card(folder, name=name, repository=repository))
 
 
 @tokenizer_app.command("train")
