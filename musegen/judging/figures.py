@@ -62,7 +62,8 @@ def group_figures(
     """
     metrics = _metrics(group, real, music, seed)
     mine, truth = table(group, CLASSIFIED), table(real, CLASSIFIED)
-    test = two_sample_test(mine, truth, [m.piece.work for m in real], CLASSIFIED, seed)
+    works, sources = ([m.piece.work for m in pieces] for pieces in (real, group))
+    test = two_sample_test(mine, truth, works, CLASSIFIED, seed, sources=sources)
     places = [metrics[name]["place"] for name in CLASSIFIED]
     return {
         "samples": len(group),

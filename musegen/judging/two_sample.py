@@ -85,6 +85,8 @@ def two_sample_test(
     works: Sequence[str],
     names: Sequence[str],
     seed: int = 0,
+    *,
+    sources: Sequence[str] | None = None,
 ) -> TwoSample:
     """Test whether two groups of pieces differ.
 
@@ -94,23 +96,30 @@ def two_sample_test(
         works: The work of each real excerpt.
         names: Of the features.
         seed: The same seed gives the same result.
+        sources: The work that each generated piece is of, for copies and for folders of real music: pieces of one
+            work are kept together, with the real excerpts of that work too. By default each is its own.
     """
     usable = _usable(generated, real)
     x = np.concatenate([generated, real])[:, usable]
     kept = [name for name, use in zip(names, usable) if use]
     y = np.repeat([1.0, 0.0], [len(generated), len(real)])
-    kinds = sorted(set(works))
-    grouped = len(kinds) >= 2
-    units = [kinds.index(work) for work in works] if grouped else range(len(real))
-    unit = np.concatenate([np.arange(len(generated)), np.array([*units], dtype=np.int64)]).astype(np.int64)
-    folds = min(FOLDS, len(generated), len(kinds) if grouped else len(real))
+    count = len(set(works))
+    grouped = count >= 2
+    # One numbering for both sides: a copy and the work that it is of have the same number.
+    mine = [("work", s) for s in sources] if sources is not None else [("piece", i) for i in range(len(generated))]
+    theirs = [("work", w) for w in works] if grouped else [("excerpt", i) for i in range(len(real))]
+    number = {key: i for i, key in enumerate(dict.fromkeys(mine + theirs))}
+    unit = np.array([number[key] for key in mine + theirs], dtype=np.int64)  # (pieces + excerpts,)
+    folds = min(FOLDS, len(set(mine)), len(set(theirs)))
     give_aways = _give_aways(x, y, kept)
-    if folds < 2 or not kept:
+    wins = tested = np.zeros((len(generated), len(real)))
+    if folds >= 2 and kept:
+        wins, tested = _cross_validate(x, y, unit, folds, np.random.default_rng([seed, 4]))
+    if not tested.any():
         nan = float("nan")
-        return TwoSample(nan, nan, nan, len(generated), len(real), len(kinds), grouped, give_aways)
-    wins, tested = _cross_validate(x, y, unit, folds, np.random.default_rng([seed, 4]))
+        return TwoSample(nan, nan, nan, len(generated), len(real), count, grouped, give_aways)
     auc, low, high = _with_interval(wins, tested, unit, y, np.random.default_rng([seed, 5]))
-    return TwoSample(auc, low, high, len(generated), len(real), len(kinds), grouped, give_aways)
+    return TwoSample(auc, low, high, len(generated), len(real), count, grouped, give_aways)
 
 
 def auc_of(scores: np.ndarray, others: np.ndarray) -> float:
@@ -182,11 +191,11 @@ def _cross_validate(x, y, unit, folds: int, rng: np.random.Generator) -> tuple[n
     wins = np.zeros((len(generated), len(real)))
     tested = np.zeros_like(wins)
     for _ in range(REPEATS):
-        fold = np.empty(len(y), dtype=np.int64)
-        for part in (generated, real):
-            fold[part] = _deal(unit[part], folds, rng)[unit[part]]
+        fold = _deal(unit, y, folds, rng)
         for k in range(folds):
             train, test = fold != k, fold == k
+            if len(np.unique(y[train])) < 2:
+                continue
             inside, outside = _standardise(x[train], x[test])
             weights, _ = fit_logistic(inside, y[train])
             scores = np.full(len(y), np.nan)
@@ -199,40 +208,45 @@ def _cross_validate(x, y, unit, folds: int, rng: np.random.Generator) -> tuple[n
     return wins, tested
 
 
-def _deal(units: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """A fold for each unit, as even in pieces as whole units allow: int64 (units,)."""
-    sizes = np.bincount(units)
-    fold = np.zeros(len(sizes), dtype=np.int64)
-    load = np.zeros(folds)
-    order = rng.permutation(len(sizes))
-    # Large works first, into the emptiest fold; among equals as chance has it.
-    for i in order[np.argsort(-sizes[order], kind="stable")]:
-        fold[i] = int(np.argmin(load))
-        load[fold[i]] += sizes[i]
-    return fold
+def _deal(unit: np.ndarray, y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """A fold for each piece, as even in generated pieces and in real ones as whole units allow: int64 (pieces,)."""
+    sizes = np.stack([np.bincount(unit[y == kind], minlength=unit.max() + 1) for kind in (1, 0)])  # (2, units)
+    total = sizes.sum(axis=1, keepdims=True)
+    fold = np.zeros(sizes.shape[1], dtype=np.int64)
+    load = np.zeros((2, folds))
+    order = rng.permutation(sizes.shape[1])
+    # Large units first, into the fold that holds least of what they are; among equals as chance has it.
+    for i in order[np.argsort(-(sizes / total).max(axis=0)[order], kind="stable")]:
+        fold[i] = int(np.argmin((sizes[:, i] / total[:, 0]) @ load))
+        load[:, fold[i]] += sizes[:, i]
+    return fold[unit]
 
 
 def _with_interval(wins, tested, unit, y, rng: np.random.Generator) -> tuple[float, float, float]:
     """The AUC of all tested pairs and its interval under resampled samples and works."""
     auc = wins.sum() / tested.sum()
-    generated, works = unit[y == 1], unit[y == 0]
+    generated, works = (np.unique(unit[y == kind], return_inverse=True)[1] for kind in (1, 0))
     drawn = np.empty(DRAWS)
     for i in range(DRAWS):
-        rows = np.bincount(rng.integers(len(generated), size=len(generated)), minlength=len(generated))
-        count = int(works.max()) + 1
-        columns = np.bincount(rng.integers(count, size=count), minlength=count)[works]
+        rows, columns = (_resampled(side, rng) for side in (generated, works))
         total = rows @ tested @ columns
         drawn[i] = (rows @ wins @ columns) / total if total else np.nan
     low, high = interval(drawn)
-    units = len(generated) + len(np.unique(works))
+    units = generated.max() + works.max() + 2
     if wins.sum() in (0, tested.sum()):
         # No resampling spreads a perfect separation: the exact interval for so many hits of as many.
         sure = ((1 - LEVEL) / 2) ** (1 / units)
         return float(auc), (sure if auc else 0.0), (1.0 if auc else 1 - sure)
     # The smaller side decides how little is known: see musegen.judging.bands on few works.
-    fewest = max(min(len(generated), len(np.unique(works))), 2)
+    fewest = max(int(min(generated.max(), works.max())) + 1, 2)
     wider = math.sqrt(fewest / (fewest - 1)) * student_quantile(fewest - 1) / NORMAL_QUANTILE
-    return float(auc), max(auc - wider * (auc - low), 0.0), min(auc + wider * (high - auc), 1.0)
+    return float(auc), float(max(auc - wider * (auc - low), 0.0)), float(min(auc + wider * (high - auc), 1.0))
+
+
+def _resampled(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How often each piece is in a draw of as many units as there are: int64 (pieces,)."""
+    count = int(units.max()) + 1
+    return np.bincount(rng.integers(count, size=count), minlength=count)[units]
 
 
 def _give_aways(x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> list[GiveAway]:
