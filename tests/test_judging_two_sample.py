@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 from musegen.judging import two_sample as module
-from musegen.judging.two_sample import _deal, auc_of, fit_logistic, two_sample_test
+from musegen.judging.two_sample import _deal, auc_of, fit_logistic, real_auc, two_sample_test
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -103,14 +103,13 @@ def test_folds_are_even_and_whole():
             assert sizes.min() > 0 and sizes.max() <= largest / 5 + np.bincount(unit[y == kind]).max()
 
 
-def test_auc_counts_pairs_as_they_are(monkeypatch):
+def test_auc_counts_pairs_as_they_are():
     """The AUC of a plain loop over folds and pairs, with the classifier taken as given."""
     rng = np.random.default_rng(9)
     generated, real = rng.normal(size=(9, 3)) + 0.7, rng.normal(size=(14, 3))
     unit = np.concatenate([np.arange(9), 9 + np.arange(14) // 2])
     x, y = np.concatenate([generated, real]), np.repeat([1.0, 0.0], [9, 14])
-    monkeypatch.setattr(module, "REPEATS", 3)
-    wins, tested = module._cross_validate(x, y, unit, 4, np.random.default_rng(5))
+    wins, tested = module._cross_validate(x, y, unit, 4, np.random.default_rng(5), repeats=3)
     again, right, pairs = np.random.default_rng(5), 0.0, 0
     for _ in range(3):
         fold = _deal(unit, y, 4, again)
@@ -123,6 +122,24 @@ def test_auc_counts_pairs_as_they_are(monkeypatch):
                 for b in scores[y[fold == k] == 0]:
                     right, pairs = right + (a > b), pairs + 1
     assert tested.sum() == pairs and wins.sum() / pairs == pytest.approx(right / pairs, abs=1e-12)
+
+
+def test_real_music_has_a_band_of_its_own():
+    """Works that are alike give chance; works that differ are told from each other, and the band says so."""
+    rng = np.random.default_rng(10)
+    alike = rng.normal(size=(60, 4))
+    mean, low, high = real_auc(alike, works(15, 4), 8)
+    assert 0.4 < mean < 0.6 and low < 0.45 and 0.55 < high < 0.95
+    assert real_auc(alike, works(15, 4), 8) == (mean, low, high) != real_auc(alike, works(15, 4), 8, seed=1)
+    assert math.isnan(real_auc(alike[:12], works(3, 4), 8)[1])
+    # What new real music gets lies in the band about as often as the band says.
+    inside = [
+        low <= two_sample_test(rng.normal(size=(8, 4)), alike, works(15, 4), NAMES, seed).auc <= high
+        for seed in range(60)
+    ]
+    assert np.mean(inside) > 0.85
+    told = two_sample_test(rng.normal(size=(8, 4)) + [3.0, 0, 0, 0], alike, works(15, 4), NAMES)
+    assert told.auc > high
 
 
 def test_one_work_is_said_to_be_one():

@@ -14,7 +14,9 @@ McNeil, 1982, for its accuracy.
    few of either as there are. It does not train anew, so that it tells how sure the AUC is for these pieces,
    not for another training of the classifier.
 4. An AUC below 0.5 is chance too: a work that is left out pulls the mean of the others to its other side.
-5. With fewer than two held-out works, excerpts stand for works, and `grouped` is False: the classifier then
+5. What real music gets is measured too: some of the works are taken for generated and told from the others. That
+   is the band of the AUC; where works are few, real music is told from real music easily.
+6. With fewer than two held-out works, excerpts stand for works, and `grouped` is False: the classifier then
    may know the work, and the AUC is too high if anything.
 
 Units: features are standardised on the training part of each split; a missing value is its mean, 0.
@@ -36,6 +38,8 @@ DRAWS = 1000
 PENALTY = 1.0  # L2, on standardised features and the mean loss times the pieces: scikit-learn's C = 1
 CLIP = 4.0  # standard deviations: one odd piece must not decide
 _STEPS = 25
+BAND_DRAWS = 100  # groups of real music; each is a test of its own
+BAND_WORKS = 4  # fewer cannot be parted into two groups of two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,18 +103,12 @@ def two_sample_test(
         sources: The work that each generated piece is of, for copies and for folders of real music: pieces of one
             work are kept together, with the real excerpts of that work too. By default each is its own.
     """
-    usable = _usable(generated, real)
-    x = np.concatenate([generated, real])[:, usable]
-    kept = [name for name, use in zip(names, usable) if use]
-    y = np.repeat([1.0, 0.0], [len(generated), len(real)])
     count = len(set(works))
     grouped = count >= 2
-    # One numbering for both sides: a copy and the work that it is of have the same number.
     mine = [("work", s) for s in sources] if sources is not None else [("piece", i) for i in range(len(generated))]
     theirs = [("work", w) for w in works] if grouped else [("excerpt", i) for i in range(len(real))]
-    number = {key: i for i, key in enumerate(dict.fromkeys(mine + theirs))}
-    unit = np.array([number[key] for key in mine + theirs], dtype=np.int64)  # (pieces + excerpts,)
-    folds = min(FOLDS, len(set(mine)), len(set(theirs)))
+    usable, x, y, unit, folds = _prepare(generated, real, mine, theirs)
+    kept = [name for name, use in zip(names, usable) if use]
     give_aways = _give_aways(x, y, kept)
     wins = tested = np.zeros((len(generated), len(real)))
     if folds >= 2 and kept:
@@ -120,6 +118,57 @@ def two_sample_test(
         return TwoSample(nan, nan, nan, len(generated), len(real), count, grouped, give_aways)
     auc, low, high = _with_interval(wins, tested, unit, y, np.random.default_rng([seed, 5]))
     return TwoSample(auc, low, high, len(generated), len(real), count, grouped, give_aways)
+
+
+def real_auc(real: np.ndarray, works: Sequence[str], size: int, seed: int = 0) -> tuple[float, float, float]:
+    """The AUC that real music gets: works taken for generated, told from the other works.
+
+    Args:
+        real: float64 (excerpts, features).
+        works: The work of each excerpt.
+        size: Samples in the group that is judged; a real group has as many excerpts, or as many as there are, of
+            at most half of the works.
+        seed: The same seed gives the same result.
+
+    Returns:
+        Mean, and the ends of the middle 95 % of groups; NaN with fewer than `BAND_WORKS` works.
+    """
+    of = np.unique(np.asarray(works, dtype=str), return_inverse=True)[1]
+    count = int(of.max(initial=-1)) + 1
+    if count < BAND_WORKS:
+        return (float("nan"),) * 3
+    drawn = np.full(BAND_DRAWS, np.nan)
+    for i in range(BAND_DRAWS):
+        rng = np.random.default_rng([seed, 6, i])
+        chosen = rng.permutation(count)[: min(size, count // 2)]
+        # In turn from each work, as one draws excerpts where samples are as many as works or more.
+        turns = rng.permutation(np.flatnonzero(np.isin(of, chosen)))
+        turn = np.array([(of[turns[:j]] == of[t]).sum() for j, t in enumerate(turns)])
+        group = turns[np.argsort(turn, kind="stable")][:size]
+        others = np.flatnonzero(~np.isin(of, chosen))
+        usable, x, y, unit, folds = _prepare(real[group], real[others], of[group], of[others])
+        if folds >= 2 and usable.any():
+            wins, tested = _cross_validate(x, y, unit, folds, rng, repeats=1)
+            drawn[i] = wins.sum() / tested.sum() if tested.any() else np.nan
+    low, high = interval(drawn)
+    known = drawn[np.isfinite(drawn)]
+    return (float(known.mean()) if len(known) else float("nan")), low, high
+
+
+def _prepare(generated, real, sources: Sequence, works: Sequence) -> tuple:
+    """Features that can be used, both groups in them, their labels, their units and the number of folds.
+
+    Returns:
+        bool (features,), float64 (pieces, usable), float64 (pieces,), int64 (pieces,), int.
+    """
+    usable = _usable(generated, real)
+    x = np.concatenate([generated, real])[:, usable]
+    y = np.repeat([1.0, 0.0], [len(generated), len(real)])
+    # One numbering for both sides: a copy and the work that it is of have the same number.
+    mine, theirs = list(sources), list(works)
+    number = {key: i for i, key in enumerate(dict.fromkeys(mine + theirs))}
+    unit = np.array([number[key] for key in mine + theirs], dtype=np.int64)
+    return usable, x, y, unit, min(FOLDS, len(set(mine)), len(set(theirs)))
 
 
 def auc_of(scores: np.ndarray, others: np.ndarray) -> float:
@@ -181,7 +230,9 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float = PENALTY) -> tupl
     return theta[:-1], float(theta[-1])
 
 
-def _cross_validate(x, y, unit, folds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _cross_validate(
+    x, y, unit, folds: int, rng: np.random.Generator, repeats: int = REPEATS
+) -> tuple[np.ndarray, np.ndarray]:
     """For each generated and real piece, how often they were tested together, and how often it was right.
 
     Returns:
@@ -190,7 +241,7 @@ def _cross_validate(x, y, unit, folds: int, rng: np.random.Generator) -> tuple[n
     generated, real = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
     wins = np.zeros((len(generated), len(real)))
     tested = np.zeros_like(wins)
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         fold = _deal(unit, y, folds, rng)
         for k in range(folds):
             train, test = fold != k, fold == k
