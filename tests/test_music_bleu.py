@@ -1,6 +1,7 @@
 """The metric against nltk and against values derived by hand; its inputs, its signature, its folder."""
 
 import ast
+import inspect
 import json
 import math
 import os
@@ -15,10 +16,12 @@ from unittest import mock
 import evaluate
 import numpy as np
 import pytest
+from huggingface_hub import SpaceCard, SpaceCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
+from musegen.metrics.music_bleu import bleu_scoring
 from musegen.metrics.music_bleu.music_bleu import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -399,5 +402,33 @@ def test_app_scores_what_is_pasted(monkeypatch):
     result = namespace["score"]("a b c\n\n", "a b c d\na b", "1/2, 0.5", "none", " notewise ")
     assert result["score"] == 1.0 and "weights:1/2,1/2|" in result["signature"]
     assert namespace["article"]().lstrip().startswith("# Metric card")
-    with pytest.raises(gradio.Error, match="no predictions"):
-        namespace["score"]("", "a", "1", "none", "")
+    example = namespace["score"](
+        namespace["PREDICTION"], namespace["REFERENCES"], namespace["DEFAULT_WEIGHTS"], "none", ""
+    )
+    assert 0 < example["score"] < 1 and "weights:0,1/12,1/12,1/6,1/6,1/6,1/6,1/12,1/12|" in example["signature"]
+    bad = [(("", "a", "1"), "no predictions"), (("a", "a", "1 x"), "'x' is no"), (("a", "", "1/0"), "'1/0' is no")]
+    for pasted, words in bad:
+        with pytest.raises(gradio.Error, match=words):
+            namespace["score"](*pasted, "none", "")
+    assert set(namespace["SMOOTHINGS"]) == set(bleu_scoring.NLTK_METHODS)
+
+
+def test_readme_heads_a_metric_space():
+    """The front matter as the Hub's card classes read it, within what a Space may say."""
+    card = SpaceCard.load(FOLDER / "README.md")
+    data = card.data.to_dict()
+    assert data["sdk"] == "gradio" and re.fullmatch(r"\d+\.\d+\.\d+", data["sdk_version"])
+    assert (FOLDER / data["app_file"]).is_file() and data["title"] == FOLDER.name == "music_bleu"
+    assert {"evaluate", "metric"} <= set(data["tags"]) and data["license"] == "apache-2.0"
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {data["colorFrom"], data["colorTo"]} <= colours and len(data["emoji"]) == 1
+    assert isinstance(data["pinned"], bool) and card.text.lstrip().startswith("# Metric card")
+    known = {"emoji", "colorFrom", "colorTo", "description", "pinned", *inspect.signature(SpaceCardData).parameters}
+    assert set(data) <= known
+
+
+def test_readme_names_every_argument_and_result(metric):
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    result = metric.compute(predictions=[["a"]], references=[["a"]])
+    for name in [*result, *inspect.signature(type(metric)._score).parameters]:
+        assert name == "self" or f"`{name}`" in text, name

@@ -15,7 +15,6 @@ import symusic
 from musegen import grid
 from musegen.errors import ScoreError
 from musegen.scores import SUFFIXES, load_score
-from musegen.sources import work_of
 
 # A piece that is shorter than this share of a window says nothing about music of the window's length.
 MIN_WINDOW_SHARE = 0.5
@@ -201,8 +200,8 @@ def read_folder(folder: str | Path) -> tuple[list[Piece], list[ScoreError]]:
         folder: With all folders below it, in the order of names; what begins with a dot is left out.
 
     Returns:
-        The pieces, named by their paths in the folder without the ending, and the refusals of those that could not be
-        read. The work of each is read off its path (see `musegen.sources.work_of`).
+        The pieces, each its own work, named by their paths in the folder without the ending, and the refusals of those
+        that could not be read.
 
     Raises:
         ScoreError: `missing`, if it is no folder or holds nothing readable.
@@ -218,7 +217,7 @@ def read_folder(folder: str | Path) -> tuple[list[Piece], list[ScoreError]]:
         name = relative.as_posix() if name in names else name  # a.mid and a.xml
         names.add(name)
         try:
-            pieces.append(Piece(name, work_of(relative.as_posix()), load_score(path).score))
+            pieces.append(Piece(name, name, load_score(path).score))
         except ScoreError as error:
             refused.append(error)
     if not pieces:
