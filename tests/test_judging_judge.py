@@ -212,10 +212,13 @@ class Page(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.tags, self.loaded, self.text = [], [], [], []
+        self.anchors, self.ids = [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.loaded += [value for key, value in attrs if key in ("src", "href", "data", "action")]
+        self.loaded += [v for k, v in attrs if k in ("src", "href", "data", "action") and not v.startswith("#")]
+        self.anchors += [v for k, v in attrs if k == "href" and v.startswith("#")]
+        self.ids += [v for k, v in attrs if k == "id"]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -230,6 +233,7 @@ def test_the_page_stands_alone(page):
     parsed = Page()
     parsed.feed(page)
     assert parsed.open == []
+    assert len(parsed.anchors) == 2 and {a[1:] for a in parsed.anchors} <= set(parsed.ids)
     assert not {"script", "link", "iframe", "object", "b"} & set(parsed.tags)
     assert len(parsed.loaded) >= 8 and all(value.startswith("data:image/png;base64,") for value in parsed.loaded)
     assert not re.search(r"https?://|@import|url\(", page)
