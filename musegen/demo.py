@@ -152,7 +152,7 @@ def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool)
         model, own = load_model(out / name)
         groups[name] = draw_samples(model, own, name, out / "samples" / name, options, progress=progress)
         _continue(model, own, name, splits["test"], out, seed, progress)
-        likelihoods[name] = measure_likelihood(model, own, splits["test"], progress=progress)
+        likelihoods[name] = measure_likelihood(model, own, splits["test"], splits["train"], progress=progress)
     _render(groups, out, extras, progress)
     results = judge_against(
         splits,

@@ -14,18 +14,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from musegen.composing import compose, load_model
 from musegen.controls import controls_of
 from musegen.corpus import corpus_scores, load_corpus
-from musegen.errors import ConfigError, CorpusError, RequestError
-from musegen.judging import Piece, judge, read_folder
+from musegen.errors import ConfigError, CorpusError, RequestError, ScoreError
+from musegen.judging import Piece, judge, read_folder, score_paths
+from musegen.judging.ngram import NgramModel, max_order
+from musegen.judging.verdict import number
 from musegen.layout import StreamLayout
 from musegen.likelihood import score_pieces
 from musegen.sampling import SamplingOptions
-from musegen.scores import SUFFIXES, load_score
+from musegen.scores import load_score
 
 BATCH = 8  # pieces sampled at once; on two CPU cores larger batches gain little
 SIGNATURE_FILE = "samples.json"
+# What is told on the command line.
+SUMMARY = (
+    "copied_notes_transposed",
+    "note_9grams",
+    "music_bleu",
+    "similarity_error",
+    "auc",
+)
+MARKOV_ORDERS = 6  # are tried, from 1 on
+NAMED = 5  # unreadable files that a warning names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +82,11 @@ def evaluate_models(
     """Judge models, or folders of scores, and write the report.
 
     Args:
-        names: Each a model (see `musegen.pipeline.load_model`) or a folder of score files.
+        names: Each a model (see `musegen.pipeline.load_model`) or a folder of score files, with folders in it.
         corpus: Whose training works are what a model may have copied, and whose test works are the measure.
         out: `samples/NAME/*.mid`, `results.json` and `report.html` are written here.
         num: Samples a model.
-        bars: Bars a sample.
+        bars: Bars a sample; of scores in folders so many are judged, from the first on.
         seed: Of sampling and of all that the judgement draws.
         progress: Show bars.
 
@@ -85,15 +99,21 @@ def evaluate_models(
     labels = _labels(names)
     groups: dict[str, list[Piece]] = {}
     likelihoods: dict[str, dict[str, Any]] = {}
+    warnings: list[str] = []
     test = _test_split(splits, corpus)
     for label, name in labels.items():
         if is_score_folder(name):
-            groups[label] = read_folder(name)[0]
+            groups[label], refused = read_folder(name)
+            if refused:
+                warnings.append(_refused(label, len(groups[label]), refused))
             continue
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise ConfigError(f"{name}: neither a model, for it has no config.json, nor a folder with scores in it")
         model, tokenizer = load_model(name)
         groups[label] = draw_samples(model, tokenizer, label, out / "samples" / label, options, progress=progress)
-        likelihoods[label] = measure_likelihood(model, tokenizer, test, progress=progress)
-    results = judge_against(splits, groups, likelihoods, out, seed=seed, progress=progress)
+        likelihoods[label] = measure_likelihood(model, tokenizer, test, splits["train"], progress=progress)
+    extras = {"warnings": warnings}
+    results = judge_against(splits, groups, likelihoods, out, extras=extras, bars=bars, seed=seed, progress=progress)
     return summary(results, out)
 
 
@@ -102,23 +122,51 @@ def is_score_folder(name: str | Path) -> bool:
     path = Path(name)
     if not path.is_dir() or (path / "config.json").exists():
         return False
-    return any(p.suffix.lower() in SUFFIXES for p in path.iterdir())
+    return bool(score_paths(path))
 
 
-def measure_likelihood(model, tokenizer, rows, *, progress: bool = True) -> dict[str, Any]:
-    """Nats a token and bits a note on the pieces of a split."""
-    pieces = [
-        (tokenizer.encode_score(score, controls=controls_of(score, row["composer"])), row["notes"])
-        for row, (_, score) in zip(rows, corpus_scores(rows))
-    ]
+def measure_likelihood(model, tokenizer, rows, train=None, *, progress: bool = True) -> dict[str, Any]:
+    """Nats a token and bits a note on the pieces of a split.
+
+    Args:
+        model: A causal language model over the tokenizer's ids.
+        tokenizer: Its tokenizer.
+        rows: The held-out split.
+        train: The training split, for the baseline that a model must beat: an n-gram model with back-off on the same
+            tokens, whose figure is `markov_bits_per_note`. None leaves it out.
+        progress: Show a bar.
+    """
+    pieces = list(_encoded(tokenizer, rows))
     found = score_pieces(model, pieces, layout=StreamLayout(tokenizer), progress=progress)
+    markov = {} if train is None else _markov_on(tokenizer, train, [ids for ids, _ in pieces], found.notes, progress)
     return {
+        **markov,
         "bits_per_note": found.bits_per_note,
         "nats_per_token": found.nats_per_token,
         "tokens": found.tokens,
         "notes": found.notes,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def _encoded(tokenizer, rows):
+    """Ids, with the header that training has, and notes of each piece of a split."""
+    for row, (_, score) in zip(rows, corpus_scores(rows)):
+        yield tokenizer.encode_score(score, controls=controls_of(score, row.get("composer") or "")), row["notes"]
+
+
+def _markov_on(tokenizer, train, held_out: list, notes: int, progress: bool) -> dict[str, Any]:
+    """The n-gram model on a tokenizer's tokens, of the order that foretells the held-out pieces best."""
+    from tqdm.auto import tqdm
+
+    pieces = tqdm(_encoded(tokenizer, train), "n-grams", len(train), unit="piece", disable=not progress, leave=False)
+    known = [np.asarray(ids[1:]) for ids, _ in pieces]  # BOS is given, not foretold
+    bits = {}
+    for order in range(1, min(MARKOV_ORDERS, max_order(len(tokenizer))) + 1):
+        model = NgramModel(known, order, len(tokenizer))
+        bits[order] = sum(model.bits(np.asarray(ids[1:])) for ids in held_out)
+    best = min(bits, key=bits.get)
+    return {"markov_bits_per_note": bits[best] / max(notes, 1), "markov_order": best}
 
 
 def draw_samples(
@@ -154,6 +202,7 @@ def judge_against(
     out: Path,
     *,
     extras: dict[str, Any] | None = None,
+    bars: int | None = None,
     seed: int = 0,
     progress: bool = True,
     title: str = "How well do the models compose?",
@@ -167,6 +216,7 @@ def judge_against(
         title=title,
         likelihoods=likelihoods,
         extras={"render": render_for_report, **(extras or {})},
+        bars=bars,
         seed=seed,
         progress=progress,
     )
@@ -190,14 +240,25 @@ def summary(results: dict[str, Any], out: Path) -> str:
     for name, group in results["groups"].items():
         if group["role"] == "model":
             bits = results["likelihood"].get(name, {}).get("bits_per_note")
-            lines.append(
-                f"{name}: " + (f"{bits:.2f} bits a note on held-out works; " if bits else "") + _bleu_of(group)
-            )
+            lines.append(f"{name}: {group['verdict']['headline']}")
+            lines += [f"  {_told(row)}" for row in group["verdict"]["told"] if row["name"] in SUMMARY]
+            lines += [f"  {bits:.2f} bits a note on held-out works"] if bits else []
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
 
 
-def _bleu_of(group: dict[str, Any]) -> str:
-    return f"customised BLEU {group['bleu']['mean']:.3f}"
+def _told(row: dict[str, Any]) -> str:
+    text = f"{row['label']}: {number(row['value'])}, {row['words']}"
+    if row["high"] is None:
+        return text
+    return f"{text} (real music {number(row['low'])} to {number(row['high'])})"
+
+
+def _refused(label: str, read: int, refused: list[ScoreError]) -> str:
+    """What could not be read of a folder, in words."""
+    named = "; ".join(f"{Path(error.source).name} ({error.reason})" for error in refused[:NAMED])
+    more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
+    of = f"{len(refused)} of the {read + len(refused)} scores in {label}"
+    return f"{of} could not be read and are not judged: {named}{more}."
 
 
 def _pieces(rows) -> list[Piece]:

@@ -9,7 +9,7 @@ import pytest
 from musegen import grid, notewise
 from musegen.judging import baselines as b
 from musegen.judging.features import measure
-from musegen.judging.ngram import NgramModel
+from musegen.judging.ngram import NgramModel, max_order
 from musegen.judging.originality import TrainingIndex
 from musegen.judging.pieces import Piece, barred_notes, count_bars
 from musegen.scores import content_hash
@@ -46,6 +46,18 @@ def test_ngram_model_equals_a_plain_one(order):
         assert distribution.sum() == pytest.approx(1.0) and distribution[token] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("order", [1, 3])
+def test_ngram_model_over_other_tokens_equals_a_plain_one(order):
+    rng = np.random.default_rng(order)
+    texts = [rng.choice([0, 7, 511, 512, 2999], 25).tolist() for _ in range(3)]
+    model = NgramModel([np.array(t) for t in texts], order, vocabulary=3000)
+    ids = [511, 512, 2999, 1500, 0, 7]
+    expected = [naive_probability(texts, order, ids[:i], token, 3000) for i, token in enumerate(ids)]
+    assert model.probabilities(np.array(ids)) == pytest.approx(expected, rel=1e-12)
+    assert model.bits(np.array(ids)) == pytest.approx(-sum(map(math.log2, expected)), rel=1e-12)
+    assert model.distribution(ids[:2]).sum() == pytest.approx(1.0)
+
+
 def test_bits_per_note_by_hand():
     model = NgramModel([])
     ids = notewise.ids_of(["p60", "wait12", "endp60", "p62", "wait12", "endp62"])
@@ -57,6 +69,9 @@ def test_bits_per_note_by_hand():
 def test_ngram_order_is_bounded():
     with pytest.raises(ValueError, match="order must be"):
         NgramModel([], 8)
+    assert max_order(4096) == 4 and NgramModel([], 4, vocabulary=4096).order == 4
+    with pytest.raises(ValueError, match="order must be"):
+        NgramModel([], 5, vocabulary=4096)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import copy
 import html.parser
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 from musegen import notewise
 from musegen.errors import ConfigError, MusegenError
-from musegen.judging import Piece, judge
+from musegen.judging import Piece, judge, plots
 from musegen.judging.baselines import copy_machine
 from musegen.judging.bleu import BleuJudge, common_length
 from musegen.judging.material import stand_ins
@@ -26,7 +27,7 @@ from musegen.judging.measures import CLASSIFIED, METRICS, ORIGINALITY
 from musegen.judging.pieces import windows
 from musegen.judging.report import data_uri, render_page
 from musegen.judging.results import plain
-from musegen.judging.verdict import add_verdicts, headline, number
+from musegen.judging.verdict import add_verdicts, headline, number, place_words
 
 BARS = 6
 WEIGHTS = (0, 1 / 12, 1 / 12, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 12, 1 / 12)
@@ -148,6 +149,49 @@ def test_means_and_places_follow_from_the_pieces(results):
                 assert figure["fault"] == (METRICS[name].kind != ORIGINALITY)
 
 
+def test_every_figure_that_decides_is_told_in_words(results, page):
+    for group in results["groups"].values():
+        told = {row["name"]: row for row in group["verdict"]["told"]}
+        assert {n for n, m in METRICS.items() if m.kind == ORIGINALITY} < set(told)
+        assert {"similarity_error", "structureness_short", "structureness_long", "distance", "auc"} < set(told)
+        for name, row in told.items():
+            if name in METRICS:
+                figure = group["metrics"][name]
+                copies = METRICS[name].kind == ORIGINALITY and figure["place"] == "above"
+                place = "not known" if figure["place"] == "undefined" else figure["place"]
+                assert row["words"] == ("above: check for copying" if copies else place)
+                assert (row["value"], row["low"]) == (figure["mean"], figure["band"]["low"])
+            if None not in (row["value"], row["high"]):
+                assert row["words"].startswith("above") == (row["value"] > row["high"]), name
+    assert place_words("undefined", True) == "not known" and place_words("above", False) == "above"
+    assert page.count('<td class="words original above">above: check for copying</td>') >= 3
+
+
+def test_bands_stay_within_what_a_metric_can_be(results):
+    assert METRICS["scale_consistency"].highest == METRICS["music_bleu"].highest == 1.0
+    assert METRICS["polyphony"].highest == math.inf
+    for group in results["groups"].values():
+        for name, figure in group["metrics"].items():
+            band = figure["band"]
+            if band["high"] is not None:
+                assert 0 <= band["low"] <= band["mean"] <= band["high"] <= METRICS[name].highest
+        curve = group["similarity"]
+        assert all(high <= 1 for high in curve["high"] if high is not None)
+    assert max(results["real"]["bleu"]["band"]["high"]) <= 1.0
+
+
+def test_every_plot_has_the_band_of_real_music(results, monkeypatch):
+    """Taking the band away changes every picture but that of the learning curves, which real music has none of."""
+    monkeypatch.setattr(plots, "DPI", 50)
+    four = copy.deepcopy(results)
+    for group in four["groups"].values():  # with four works, the classifier has a band too
+        group["two_sample"]["band"] = {"mean": 0.5, "low": 0.3, "high": 0.7}
+    with_auc = plots.draw_all(four)
+    monkeypatch.setattr(plots, "_BAND", "#ff00ff")
+    changed = {name for name, data in plots.draw_all(four).items() if data != with_auc[name]}
+    assert changed == set(with_auc) - {"learning"} and len(changed) == 5
+
+
 def test_warnings_say_what_is_thin(results):
     text = " ".join(results["setting"]["warnings"])
     assert "Only 1 work held out (2 excerpts)" in text and "2 training works" in text and "Only 4 samples" in text
@@ -168,10 +212,13 @@ class Page(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.tags, self.loaded, self.text = [], [], [], []
+        self.anchors, self.ids = [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.loaded += [value for key, value in attrs if key in ("src", "href", "data", "action")]
+        self.loaded += [v for k, v in attrs if k in ("src", "href", "data", "action") and not v.startswith("#")]
+        self.anchors += [v for k, v in attrs if k == "href" and v.startswith("#")]
+        self.ids += [v for k, v in attrs if k == "id"]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -186,6 +233,7 @@ def test_the_page_stands_alone(page):
     parsed = Page()
     parsed.feed(page)
     assert parsed.open == []
+    assert len(parsed.anchors) == 2 and {a[1:] for a in parsed.anchors} <= set(parsed.ids)
     assert not {"script", "link", "iframe", "object", "b"} & set(parsed.tags)
     assert len(parsed.loaded) >= 8 and all(value.startswith("data:image/png;base64,") for value in parsed.loaded)
     assert not re.search(r"https?://|@import|url\(", page)

@@ -101,6 +101,54 @@ def test_figures_by_hand():
     assert twice.copied_share == pytest.approx(24 / 30)
 
 
+def naive_runs(sample, training, moved):
+    """For each note of a sample, the longest run of notes from it on that stands in a training piece, note by note."""
+    longest = []
+    for i in range(len(sample)):
+        best = 1
+        for piece in training:
+            for j in range(len(piece)):
+                n = 1
+                while i + n < len(sample) and j + n < len(piece):
+                    mine, theirs = sample[i + n], piece[j + n]
+                    if mine[0] - sample[i + n - 1][0] != theirs[0] - piece[j + n - 1][0]:
+                        break
+                    shift = sample[i][1] - piece[j][1]
+                    if mine[1] - theirs[1] != shift or (shift and not moved):
+                        break
+                    n += 1
+                best = max(best, n)
+        longest.append(best)
+    return longest
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_figure_equals_a_search_note_by_note(seed):
+    """Random music of few pitches and steps, chords among it, and a sample that holds a transposed stretch of it."""
+    rng = np.random.default_rng(seed)
+
+    def tune(count):
+        return melody(rng.choice([50, 52, 53, 57], count), rng.choice([3, 6], count).tolist())
+
+    training = [tune(40), tune(25)]
+    stolen = [n.pitch + 2 for n in training[0].tracks[0].notes][10:32]
+    steps = np.diff([n.time // 8 for n in training[0].tracks[0].notes])[10:32]
+    sample = melody([*rng.choice([50, 52], 8), *stolen, 70, 50], [*rng.choice([3, 6], 8), *steps, 6, 6])
+    chord = symusic.Track("", 40, False)
+    chord.notes.append(symusic.Note(0, 48, 64, 80))
+    sample.tracks.append(chord)
+    rows = [[(int(n["onset"]), int(n["pitch"])) for n in notewise.spans(score)] for score in (sample, *training)]
+    found = TrainingIndex.build([("a", training[0]), ("b", training[1])]).measure(sample)
+    exact, moved = (naive_runs(rows[0], rows[1:], how) for how in (False, True))
+    assert found.exact.notes == max(exact) and found.transposed.notes == max(moved) >= 22
+    covered = {i + k for i, n in enumerate(moved) if n >= 16 for k in range(n)}
+    assert found.copied_share == pytest.approx(len(covered) / len(rows[0])) and covered
+    assert found.note_ngrams == pytest.approx(np.mean([n >= 9 for n in moved[: len(moved) - 8]]))
+    assert found.token_ngrams == pytest.approx(
+        naive_share(notewise.encode_ids(sample), [notewise.encode_ids(score) for score in training])
+    )
+
+
 def test_measure_agrees_with_copied_span(scores):
     index = TrainingIndex.build([("k80", scores["k80/movement3"])])
     score = scores["k545"]

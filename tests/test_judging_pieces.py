@@ -108,6 +108,15 @@ def test_read_folder(tmp_path, scores):
     assert len(refused) == 1 and refused[0].reason == "unreadable"
 
 
+def test_read_folder_goes_down_into_folders(tmp_path, scores):
+    for name in ("k1/movement1.mid", "k1/movement2.mid", ".hidden/x.mid", "k1/.y.mid", "k1/movement1.midi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(midi_bytes(MIXED))
+    pieces, refused = read_folder(tmp_path)
+    names = ["k1/movement1", "k1/movement1.midi", "k1/movement2"]
+    assert [p.name for p in pieces] == [p.work for p in pieces] == names and not refused
+
+
 def test_read_folder_refuses_what_holds_no_score(tmp_path):
     with pytest.raises(ScoreError, match="no such folder"):
         read_folder(tmp_path / "nowhere")

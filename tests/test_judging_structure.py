@@ -48,6 +48,22 @@ def test_a_note_in_unison_counts_once():
     assert s.similarity_matrix(piece_of([*A, A[0]], A))[0, 1] == 1.0
 
 
+def test_similarity_of_real_music_equals_sets_of_notes(scores):
+    for score in scores.values():
+        notes = barred_notes(score)
+        bars = [set() for _ in range(notes.bars)]
+        for bar, *note in zip(
+            notes.bar.tolist(), notes.position.tolist(), notes.duration.tolist(), notes.pitch.tolist()
+        ):
+            bars[bar].add(tuple(note))
+        curve = s.similarity_by_lag(notes)
+        for lag in (1, 2, 3, 8, 11):
+            pairs = [(a, b) for a, b in zip(bars, bars[lag:]) if a | b]
+            expected = np.mean([len(a & b) / len(a | b) for a, b in pairs])
+            assert curve[lag - 1] == pytest.approx(expected, abs=1e-12)
+        assert np.nanmax(curve) > 0.05
+
+
 def test_transposed_similarity():
     notes = piece_of(A, A_MOVED, B)
     assert s.similarity_matrix(notes)[0, 1] == 0.0

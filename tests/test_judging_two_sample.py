@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from musegen.judging.two_sample import auc_of, fit_logistic, two_sample_test
+from musegen.judging import two_sample as module
+from musegen.judging.two_sample import _deal, auc_of, fit_logistic, real_auc, two_sample_test
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -71,7 +72,74 @@ def test_excerpts_of_a_work_are_never_on_both_sides():
     grouped = two_sample_test(generated, real, works(8, 6), names)
     leaking = two_sample_test(generated, real, [f"{i}" for i in range(48)], names)
     assert (grouped.works, leaking.works) == (8, 48)
-    assert grouped.auc < 0.65 and leaking.auc > 0.85
+    assert grouped.auc < 0.65 and leaking.auc > 0.8
+
+
+def test_copies_are_never_tested_beside_the_work_that_they_are_of():
+    """Generated pieces that are copies of the works: to know the work would be to mistake the copy for it."""
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(8, 30))
+    real, generated = np.repeat(centres, 4, axis=0), np.repeat(centres, 2, axis=0)
+    names, sources = [f"f{i}" for i in range(30)], works(8, 2)
+    straddling = two_sample_test(generated, real, works(8, 4), names)
+    kept = two_sample_test(generated, real, works(8, 4), names, sources=sources)
+    assert straddling.auc < 0.45 and abs(kept.auc - 0.5) < abs(straddling.auc - 0.5)
+    unit = np.array([*range(8), *range(8)]).repeat([2] * 8 + [4] * 8)
+    y = np.repeat([1.0, 0.0], [16, 32])
+    for seed in range(20):
+        fold = _deal(unit, y, 5, np.random.default_rng(seed))
+        assert all(len(set(fold[unit == u])) == 1 for u in range(8)) and len(set(fold)) == 5
+
+
+def test_folds_are_even_and_whole():
+    rng = np.random.default_rng(8)
+    for seed in range(50):
+        unit = np.concatenate([rng.integers(0, 9, 20), 100 + rng.integers(0, 12, 60)])
+        y = np.repeat([1.0, 0.0], [20, 60])
+        fold = _deal(unit, y, 5, np.random.default_rng(seed))
+        assert all(len(set(fold[unit == u])) == 1 for u in unit)
+        for kind, largest in ((1, 20), (0, 60)):
+            sizes = np.bincount(fold[y == kind], minlength=5)
+            assert sizes.min() > 0 and sizes.max() <= largest / 5 + np.bincount(unit[y == kind]).max()
+
+
+def test_auc_counts_pairs_as_they_are():
+    """The AUC of a plain loop over folds and pairs, with the classifier taken as given."""
+    rng = np.random.default_rng(9)
+    generated, real = rng.normal(size=(9, 3)) + 0.7, rng.normal(size=(14, 3))
+    unit = np.concatenate([np.arange(9), 9 + np.arange(14) // 2])
+    x, y = np.concatenate([generated, real]), np.repeat([1.0, 0.0], [9, 14])
+    wins, tested = module._cross_validate(x, y, unit, 4, np.random.default_rng(5), repeats=3)
+    again, right, pairs = np.random.default_rng(5), 0.0, 0
+    for _ in range(3):
+        fold = _deal(unit, y, 4, again)
+        for k in range(4):
+            train, test = x[fold != k], x[fold == k]
+            mean, deviation = train.mean(axis=0), train.std(axis=0)
+            weights, _ = fit_logistic(np.clip((train - mean) / deviation, -4, 4), y[fold != k])
+            scores = np.clip((test - mean) / deviation, -4, 4) @ weights
+            for a in scores[y[fold == k] == 1]:
+                for b in scores[y[fold == k] == 0]:
+                    right, pairs = right + (a > b), pairs + 1
+    assert tested.sum() == pairs and wins.sum() / pairs == pytest.approx(right / pairs, abs=1e-12)
+
+
+def test_real_music_has_a_band_of_its_own():
+    """Works that are alike give chance; works that differ are told from each other, and the band says so."""
+    rng = np.random.default_rng(10)
+    alike = rng.normal(size=(60, 4))
+    mean, low, high = real_auc(alike, works(15, 4), 8)
+    assert 0.4 < mean < 0.6 and low < 0.45 and 0.55 < high < 0.95
+    assert real_auc(alike, works(15, 4), 8) == (mean, low, high) != real_auc(alike, works(15, 4), 8, seed=1)
+    assert math.isnan(real_auc(alike[:12], works(3, 4), 8)[1])
+    # What new real music gets lies in the band about as often as the band says.
+    inside = [
+        low <= two_sample_test(rng.normal(size=(8, 4)), alike, works(15, 4), NAMES, seed).auc <= high
+        for seed in range(60)
+    ]
+    assert np.mean(inside) > 0.85
+    told = two_sample_test(rng.normal(size=(8, 4)) + [3.0, 0, 0, 0], alike, works(15, 4), NAMES)
+    assert told.auc > high
 
 
 def test_one_work_is_said_to_be_one():

@@ -1,6 +1,7 @@
 """The metric against nltk and against values derived by hand; its inputs, its signature, its folder."""
 
 import ast
+import inspect
 import json
 import math
 import os
@@ -15,10 +16,12 @@ from unittest import mock
 import evaluate
 import numpy as np
 import pytest
+from huggingface_hub import SpaceCard, SpaceCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate import bleu_score
 
+from musegen.metrics.music_bleu import bleu_scoring
 from musegen.metrics.music_bleu.music_bleu import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,9 +60,9 @@ def music(seed, pieces, phrases=6):
     return out
 
 
-def nltk_corpus(references, predictions, weights, method="method0", auto_reweigh=False):
+def nltk_corpus(references, predictions, weights, method="method0", auto_reweigh=False, **numbers):
     """nltk's score, or None where it has none; a list for a list of weights."""
-    smoothing = getattr(bleu_score.SmoothingFunction(), method)
+    smoothing = getattr(bleu_score.SmoothingFunction(**numbers), method)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -77,27 +80,25 @@ def close(found, expected):
 
 sequences = st.lists(st.integers(0, 3), min_size=0, max_size=40)
 pairs = st.lists(st.tuples(sequences, st.lists(sequences, min_size=1, max_size=4)), min_size=1, max_size=3)
+parameters = st.fixed_dictionaries(
+    {}, optional={name: st.sampled_from([0.05, 0.3, 1, 2.5, 7]) for name in ("epsilon", "alpha", "k")}
+)
 weightings = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]), min_size=1, max_size=11).filter(any)
 
 
 @pytest.mark.parametrize("method", NLTK_METHODS)
 @settings(max_examples=25, deadline=None)
-@given(pairs=pairs, weights=weightings, auto_reweigh=st.booleans())
-def test_equal_to_nltk_on_random_sequences(metric, method, pairs, weights, auto_reweigh):
+@given(pairs=pairs, weights=weightings, auto_reweigh=st.booleans(), numbers=parameters)
+def test_equal_to_nltk_on_random_sequences(metric, method, pairs, weights, auto_reweigh, numbers):
     predictions, references = map(list, zip(*pairs, strict=True))
     weights = tuple(weights)
-    expected = nltk_corpus(references, predictions, weights, method, auto_reweigh)
+    expected = nltk_corpus(references, predictions, weights, method, auto_reweigh, **numbers)
+    arguments = {"weights": weights, "smoothing": method, "auto_reweigh": auto_reweigh, **numbers}
     if expected is None:
         with pytest.raises(ValueError, match="prior"):
-            metric.compute(predictions=predictions, references=references, weights=weights, smoothing=method)
+            metric.compute(predictions=predictions, references=references, **arguments)
         return
-    result = metric.compute(
-        predictions=predictions,
-        references=references,
-        weights=weights,
-        smoothing=method,
-        auto_reweigh=auto_reweigh,
-    )
+    result = metric.compute(predictions=predictions, references=references, **arguments)
     blocked = {n for n, weight in enumerate(weights, 1) if weight} & set(result["zero_orders"])
     if method == "method0" and blocked and not auto_reweigh:
         assert result["score"] == 0.0
@@ -221,7 +222,7 @@ def test_integers_strings_and_arrays(metric):
     arrays = metric.compute(predictions=np.array([[1, 2, 3, 1]]), references=[np.array([1, 2, 3, 1, 2])])
     assert strings["matches"] == integers["matches"] == arrays["matches"] == [4, 3, 2, 1, 0, 0, 0, 0, 0]
     assert integers["signature"] == arrays["signature"] != strings["signature"]
-    assert metric.compute(predictions=[[1, 2]], reference_corpus=[["1", "2"]])["matches"][0] == 0
+    assert metric.compute(predictions=[[1, 2, "x"]], reference_corpus=[["1", "2", "x"]])["matches"][0] == 1
     index = metric.build_index([np.array([7, 5, 5], dtype=np.int32), (5, "p5")])
     assert index.vocabulary == [5, 7, "p5"]
     assert index.matches([[np.int64(5), 5, 5]]).tolist()[0][:3] == [2, 1, 0]
@@ -261,6 +262,16 @@ def test_add_and_add_batch_without_references(metric):
         ({"predictions": [["a"]], "references": [["a"]], "weights": (0, 0)}, ValueError, "weights"),
         ({"predictions": [["a"]], "references": [["a"]], "weights": (1, -1)}, ValueError, "weights"),
         ({"predictions": [["a"]], "references": [["a"]], "weights": []}, ValueError, "weights"),
+        ({"predictions": [["a"]], "references": [["a"]], "weights": 0.25}, ValueError, "one for each order"),
+        ({"predictions": [["a"]], "references": [["a"]], "weights": "uniform"}, ValueError, "weights 'uniform'"),
+        ({"predictions": [["a"]], "references": [["a"]], "weights": [[1], 0.5]}, ValueError, "weights"),
+        ({"predictions": [["a"]], "references": [["a"]], "weights": [0.5, "1"]}, ValueError, "weights"),
+        ({"predictions": [["a"]], "references": [["a"]], "k": "5"}, ValueError, "k must be a positive number"),
+        ({"predictions": [["a"]], "references": [["a"]], "alpha": float("nan")}, ValueError, "alpha"),
+        ({"predictions": [["a"]], "references": [["a"]], "encoding": "a|b"}, ValueError, "without '|'"),
+        ({"predictions": [["a"]], "references": [["a"]], "encoding": 12}, ValueError, "encoding is 12"),
+        ({"predictions": [[1, 2]], "references": [["1", "2"]]}, TypeError, "predictions are integers and the ref"),
+        ({"predictions": [["1"], []], "reference_corpus": [[1], []]}, TypeError, "are strings and the references int"),
     ],
 )
 def test_refusals_name_the_cause_and_leave_the_metric_usable(metric, arguments, error, words):
@@ -302,6 +313,7 @@ def test_signature_is_stable_and_tells_settings_apart(metric):
         signature(weights=[(0.25,) * 4, (1,)]),
         signature(smoothing="epsilon"),
         signature(smoothing="epsilon", epsilon=0.5),
+        signature(smoothing="epsilon", epsilon=0.50000001),
         signature(auto_reweigh=True),
         signature(encoding="notewise"),
         signature(references[1:]),
@@ -390,5 +402,33 @@ def test_app_scores_what_is_pasted(monkeypatch):
     result = namespace["score"]("a b c\n\n", "a b c d\na b", "1/2, 0.5", "none", " notewise ")
     assert result["score"] == 1.0 and "weights:1/2,1/2|" in result["signature"]
     assert namespace["article"]().lstrip().startswith("# Metric card")
-    with pytest.raises(gradio.Error, match="no predictions"):
-        namespace["score"]("", "a", "1", "none", "")
+    example = namespace["score"](
+        namespace["PREDICTION"], namespace["REFERENCES"], namespace["DEFAULT_WEIGHTS"], "none", ""
+    )
+    assert 0 < example["score"] < 1 and "weights:0,1/12,1/12,1/6,1/6,1/6,1/6,1/12,1/12|" in example["signature"]
+    bad = [(("", "a", "1"), "no predictions"), (("a", "a", "1 x"), "'x' is no"), (("a", "", "1/0"), "'1/0' is no")]
+    for pasted, words in bad:
+        with pytest.raises(gradio.Error, match=words):
+            namespace["score"](*pasted, "none", "")
+    assert set(namespace["SMOOTHINGS"]) == set(bleu_scoring.NLTK_METHODS)
+
+
+def test_readme_heads_a_metric_space():
+    """The front matter as the Hub's card classes read it, within what a Space may say."""
+    card = SpaceCard.load(FOLDER / "README.md")
+    data = card.data.to_dict()
+    assert data["sdk"] == "gradio" and re.fullmatch(r"\d+\.\d+\.\d+", data["sdk_version"])
+    assert (FOLDER / data["app_file"]).is_file() and data["title"] == FOLDER.name == "music_bleu"
+    assert {"evaluate", "metric"} <= set(data["tags"]) and data["license"] == "apache-2.0"
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {data["colorFrom"], data["colorTo"]} <= colours and len(data["emoji"]) == 1
+    assert isinstance(data["pinned"], bool) and card.text.lstrip().startswith("# Metric card")
+    known = {"emoji", "colorFrom", "colorTo", "description", "pinned", *inspect.signature(SpaceCardData).parameters}
+    assert set(data) <= known
+
+
+def test_readme_names_every_argument_and_result(metric):
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    result = metric.compute(predictions=[["a"]], references=[["a"]])
+    for name in [*result, *inspect.signature(type(metric)._score).parameters]:
+        assert name == "self" or f"`{name}`" in text, name

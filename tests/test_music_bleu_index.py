@@ -122,6 +122,22 @@ def test_saved_index_scores_the_same_and_is_memory_mapped(metric, saved):
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+def test_processes_share_the_pages_of_one_index(tmp_path):
+    """What a process maps of the files is read-only and shared with the page cache: no private copy is made."""
+    pieces = np.random.default_rng(0).integers(0, 90, (40, 5_000)).tolist()
+    folder = ReferenceIndex.build(pieces).save(tmp_path / "index")
+    index = ReferenceIndex.load(folder)
+    index.matches([list(range(90)) * 5])
+    blocks = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    mapped = [block for block in blocks if str(folder) in block]
+    assert len(mapped) >= 18 and index.nbytes > 1_000_000
+    for block in mapped:
+        assert block.split()[1] == "r--s" and re.search(r"Anonymous: +0 kB", block), block
+    with pytest.raises(ValueError, match="read-only"):
+        index.tables.counts[0][0] = 1
+
+
 @pytest.mark.parametrize("pieces", [[[]], [["a"]], [["a", "b"], []]])
 def test_tiny_index_survives_saving(tmp_path, pieces):
     built = ReferenceIndex.build(pieces)

@@ -5,6 +5,6 @@ two-sample test take scores or plain arrays.
 """
 
 from musegen.judging.judge import judge
-from musegen.judging.pieces import Piece, read_folder
+from musegen.judging.pieces import Piece, read_folder, score_paths
 
-__all__ = ["Piece", "judge", "read_folder"]
+__all__ = ["Piece", "judge", "read_folder", "score_paths"]

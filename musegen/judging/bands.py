@@ -15,7 +15,7 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; Davison 
 and their Application", 1997, section 3.8, for clustered data; Hesterberg, "What Teachers Should Know About the
 Bootstrap", The American Statistician 2015, for the correction for small samples.
 
-Units: those of the metric, none of which can be negative.
+Units: those of the metric, none of which can be negative; what is largest is told by `highest`.
 """
 
 from __future__ import annotations
@@ -117,26 +117,30 @@ class RealMusic:
         """
         return _nanmean(self._work_means(values)[self._held])
 
-    def band(self, values: np.ndarray, size: int) -> Band:
+    def band(self, values: np.ndarray, size: int, highest: float = math.inf) -> Band:
         """The band of one metric for groups of one size.
 
         Args:
             values: float64 (excerpts,), NaN where there is none.
             size: Samples in the group that is judged.
+            highest: What the metric cannot exceed.
         """
-        mean, low, high = self.curve_band(values[:, None], size)
+        mean, low, high = self.curve_band(values[:, None], size, highest)
         return Band(float(mean[0]), float(low[0]), float(high[0]), size)
 
-    def curve_band(self, curves: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def curve_band(
+        self, curves: np.ndarray, size: int, highest: np.ndarray | float = math.inf
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, low and high of many metrics, or of the points of a curve: float64 (points,) each.
 
         Args:
             curves: float64 (excerpts, points), NaN where there is no value.
             size: Samples in the group that is judged.
+            highest: What each cannot exceed: float64 (points,), or one number for all.
         """
         mean = self.mean(curves)
         low, high = np.array([interval(column) for column in self.deviations(curves, size).T]).T
-        return mean, np.maximum(mean + low, 0.0), mean + high
+        return mean, np.maximum(mean + low, 0.0), np.minimum(mean + high, highest)
 
     def error_band(self, curves: np.ndarray, size: int, scale: np.ndarray | float = 1.0) -> Band:
         """The band of a group's mean absolute distance from the mean of real music.

@@ -13,7 +13,7 @@ import numpy as np
 from musegen.judging.bands import ABOVE, BELOW, INSIDE, Band, RealMusic, mean_interval
 from musegen.judging.measures import CLASSIFIED, METRICS, ORIGINALITY, Measured, table
 from musegen.judging.structure import mean_curve, similarity_error
-from musegen.judging.two_sample import two_sample_test
+from musegen.judging.two_sample import real_auc, two_sample_test
 
 
 def real_figures(
@@ -36,8 +36,9 @@ def real_figures(
         name: {"mean": mean[i], "low": low[i], "high": high[i], "smallest": smallest[i], "largest": largest[i]}
         for i, name in enumerate(names)
     }
-    curve, curve_low, curve_high = music.curve_band(np.stack([m.curve for m in [*held, *others]]), size)
-    bleu_mean, bleu_low, bleu_high = music.curve_band(np.stack([m.cumulative for m in [*held, *others]]), size)
+    curve, curve_low, curve_high = music.curve_band(np.stack([m.curve for m in [*held, *others]]), size, 1.0)
+    cumulative = np.stack([m.cumulative for m in [*held, *others]])
+    bleu_mean, bleu_low, bleu_high = music.curve_band(cumulative, size, 1.0)
     return {
         "excerpts": len(held),
         "band_size": size,
@@ -48,8 +49,19 @@ def real_figures(
     }
 
 
+def auc_band(real: Sequence[Measured], size: int, seed: int) -> Band:
+    """The band of the two-sample test's AUC: what real works get that are told from the other works.
+
+    Args:
+        real: Excerpts of real music, held out and standing in.
+        size: Samples in the group that is judged.
+        seed: Of the draws.
+    """
+    return Band(*real_auc(table(real, CLASSIFIED), [m.piece.work for m in real], size, seed), size)
+
+
 def group_figures(
-    group: Sequence[Measured], real: Sequence[Measured], music: RealMusic, bleu: dict, seed: int
+    group: Sequence[Measured], real: Sequence[Measured], music: RealMusic, bleu: dict, seed: int, aucs: Band
 ) -> dict:
     """All figures of one group of samples.
 
@@ -59,10 +71,12 @@ def group_figures(
         music: Their works.
         bleu: What the metric returned for the group.
         seed: Of bootstrap and splits.
+        aucs: From `auc_band`, for groups of this size.
     """
     metrics = _metrics(group, real, music, seed)
     mine, truth = table(group, CLASSIFIED), table(real, CLASSIFIED)
-    test = two_sample_test(mine, truth, [m.piece.work for m in real], CLASSIFIED, seed)
+    works, sources = ([m.piece.work for m in pieces] for pieces in (real, group))
+    test = two_sample_test(mine, truth, works, CLASSIFIED, seed, sources=sources)
     places = [metrics[name]["place"] for name in CLASSIFIED]
     return {
         "samples": len(group),
@@ -73,7 +87,12 @@ def group_figures(
         "similarity": _similarity(group, real, music),
         "originality": _originality(group, real),
         "bleu": _bleu(bleu, group),
-        "two_sample": dataclasses.asdict(test),
+        "two_sample": {
+            **dataclasses.asdict(test),
+            "band": {"mean": aucs.mean, "low": aucs.low, "high": aucs.high},
+            # No music is too hard to tell from real music.
+            "place": dataclasses.replace(aucs, low=min(aucs.low, 0.0)).place(test.auc),
+        },
         "median_sample": group[_median(mine)].piece.name,
         "pieces": [_piece(m) for m in group],
     }
@@ -98,8 +117,8 @@ def _metrics(group: Sequence[Measured], real: Sequence[Measured], music: RealMus
 
 def _bands(values: np.ndarray, music: RealMusic, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, low and high of all `METRICS`, with their tolerance: float64 (metrics,) each."""
-    mean, low, high = music.curve_band(values, size)
-    tolerance = np.array([metric.tolerance for metric in METRICS.values()])
+    highest, tolerance = np.array([(metric.highest, metric.tolerance) for metric in METRICS.values()]).T
+    mean, low, high = music.curve_band(values, size, highest)
     return mean, np.maximum(np.minimum(low, mean - tolerance), 0.0), np.maximum(high, mean + tolerance)
 
 
@@ -132,7 +151,7 @@ def _similarity(group: Sequence[Measured], real: Sequence[Measured], music: Real
     """Museformer's curve of bar similarity by lag, with its band, and the error against real music's."""
     truth = np.stack([m.curve for m in real])
     curve = mean_curve(np.stack([m.curve for m in group]))
-    mean, low, high = music.curve_band(truth, len(group))
+    mean, low, high = music.curve_band(truth, len(group), 1.0)
     error = similarity_error(curve, mean)
     band = music.error_band(truth, len(group))
     return {

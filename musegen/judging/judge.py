@@ -18,7 +18,7 @@ import numpy as np
 from musegen import notewise
 from musegen.judging import baselines, bleu, structure
 from musegen.judging.bands import RealMusic
-from musegen.judging.figures import group_figures, real_figures
+from musegen.judging.figures import auc_band, group_figures, real_figures
 from musegen.judging.material import ENOUGH_WORKS, Material, Yardstick, prepare, stand_ins
 from musegen.judging.measures import METRICS, Measured
 from musegen.judging.ngram import NgramModel
@@ -41,6 +41,7 @@ def judge(
     title: str = "How well do the models compose?",
     likelihoods: dict[str, dict] | None = None,
     extras: dict | None = None,
+    bars: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> dict:
@@ -58,7 +59,9 @@ def judge(
             `train_nats`, `valid_nats`, `bits_per_note`. `pictures` and `audio`: by group and sample name, PNG,
             JPEG, SVG, WAV, MP3, Ogg or FLAC files as bytes or paths (pictures: one or a list). `render`: a
             function from a `Piece` to a dict of `pictures` and `audio`, called for the median sample of each
-            group for which neither was given. `about`: texts by key.
+            group for which neither was given. `about`: texts by key. `warnings`: sentences to be shown above
+            all, such as what could not be read.
+        bars: The most that is compared of any piece; by default all that half of the samples of each group have.
         seed: Of baselines, bootstrap and splits.
         progress: Say on standard error what is being done.
 
@@ -71,7 +74,7 @@ def judge(
     say = _speaker(progress)
     extras = extras or {}
     out_dir = Path(out_dir)
-    material = prepare(groups, train, held_out)
+    material = prepare(groups, train, held_out, bars)
     say(f"{len(material.real)} real excerpts of {material.bars} bars; indexing {len(train)} training pieces")
     tokens = bleu.common_length([notewise.encode_ids(p.score) for ps in material.groups.values() for p in ps])
     yardstick = Yardstick(train, tokens)
@@ -101,7 +104,7 @@ def judge(
             "held_out_excerpts": len(held),
             "stand_in_works": sorted({m.piece.work for m in others}),
             "stand_in_excerpts": len(others),
-            "warnings": _warnings(material, train, held_out, music, others),
+            "warnings": [*extras.get("warnings", []), *_warnings(material, train, held_out, music, others)],
         },
         "metrics": {m.name: {"label": m.label, "unit": m.unit, "kind": m.kind} for m in METRICS.values()},
         "real": real_figures(held, others, music, held_bleu, size),
@@ -110,13 +113,14 @@ def judge(
         "learning_curves": extras.get("learning_curves", {}),
         "about": extras.get("about", {}),
     }
+    aucs = {size: auc_band(real, size, seed) for size in {len(group) for group, _ in measured.values()}}
     for name, (group, group_bleu) in measured.items():
         is_model = name in material.groups
         results["groups"][name] = {
             "role": "model" if is_model else "baseline",
             "label": name if is_model else baselines.LABELS[name],
             **material.fates.get(name, {}),
-            **group_figures(group, real, music, group_bleu, seed),
+            **group_figures(group, real, music, group_bleu, seed, aucs[len(group)]),
         }
     add_verdicts(results)
     results = plain(results)

@@ -47,13 +47,16 @@ class Material:
     real: list[Piece]
 
 
-def prepare(groups: dict[str, list[Piece]], train: list[Piece], held_out: list[Piece]) -> Material:
+def prepare(
+    groups: dict[str, list[Piece]], train: list[Piece], held_out: list[Piece], most_bars: int | None = None
+) -> Material:
     """Cut everything to the length that half of the samples of every group reach.
 
     Args:
         groups: Samples by the name of their model.
         train: Training pieces.
         held_out: Real pieces.
+        most_bars: A bound on that length.
 
     Raises:
         ConfigError: Nothing to judge, or nothing to judge it by.
@@ -74,7 +77,7 @@ def prepare(groups: dict[str, list[Piece]], train: list[Piece], held_out: list[P
     if silent:
         raise ConfigError(f"no sample of {silent[0]!r} has a note")
     lengths = {name: [count_bars(p.score) for p in pieces] for name, pieces in sounding.items()}
-    bars = max(int(min(np.median(found) for found in lengths.values())), MIN_BARS)
+    bars = max(int(min([np.median(found) for found in lengths.values()] + [most_bars or np.inf])), MIN_BARS)
     fates = {
         name: {
             "cut": sum(length > bars for length in found),

@@ -6,6 +6,7 @@ Units: see `METRICS`; a value that a piece does not define is NaN.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -41,6 +42,11 @@ class Metric:
     high: str
     low: str
     tolerance: float = 0.0
+
+    @property
+    def highest(self) -> float:
+        """What no piece can exceed: 1 for shares, fitness and scores."""
+        return 1.0 if self.unit.split()[0] in ("share", "fitness", "score") else math.inf
 
 
 def _structure_metrics() -> list[Metric]:

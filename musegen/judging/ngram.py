@@ -1,4 +1,4 @@
-"""An n-gram model over notewise tokens: the least that a model of music must beat.
+"""An n-gram model over notewise tokens, or any others: the least that a model of music must beat.
 
 Source: interpolated Witten-Bell smoothing after Chen and Goodman, "An Empirical Study of Smoothing Techniques
 for Language Modeling", 1999: with c tokens seen after a context, t of them distinct,
@@ -7,7 +7,7 @@ for Language Modeling", 1999: with c tokens seen after a context, t of them dist
 
 down to the uniform distribution over the whole vocabulary, so that no token is impossible.
 
-Units: probabilities are of notewise tokens; `bits_per_note` divides by the notes that the encoding holds.
+Units: probabilities are of tokens; bits a note are the bits of all tokens over the notes that they hold.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from musegen import notewise
 
 # Tokens: the context is three. Of 3 to 7, the best on held-out Mozart, trained on other Mozart or on all styles.
 ORDER = 4
-_BITS = 9
-_BEGIN = len(notewise.VOCABULARY)  # stands before a piece
-MAX_ORDER = 63 // _BITS
+_KEY_BITS = 63  # an n-gram is one integer
+
+
+def max_order(vocabulary: int) -> int:
+    """The longest n-gram over so many tokens, and one that stands before a piece, that one integer holds."""
+    return _KEY_BITS // vocabulary.bit_length()
 
 
 class NgramModel:
@@ -33,30 +36,34 @@ class NgramModel:
         vocabulary: How many tokens share the uniform distribution at the bottom.
     """
 
-    def __init__(self, sequences: Iterable[np.ndarray], order: int = ORDER):
+    def __init__(
+        self, sequences: Iterable[np.ndarray], order: int = ORDER, vocabulary: int = len(notewise.VOCABULARY)
+    ):
         """Count n-grams.
 
         Args:
-            sequences: Notewise ids, one array a piece.
-            order: 1 to `MAX_ORDER`.
+            sequences: Ids, one array a piece.
+            order: 1 to `max_order(vocabulary)`: 7 for notewise tokens, 4 for some thousands.
+            vocabulary: All ids are below it; that of notewise tokens by default.
 
         Raises:
             ValueError: Another order.
         """
-        if not 1 <= order <= MAX_ORDER:
-            raise ValueError(f"order must be 1 to {MAX_ORDER}, not {order}")
+        if not 1 <= order <= max_order(vocabulary):
+            raise ValueError(f"order must be 1 to {max_order(vocabulary)}, not {order}")
         self.order = order
-        self.vocabulary = len(notewise.VOCABULARY)
-        begin = np.full(order - 1, _BEGIN, dtype=np.int64)
+        self.vocabulary = vocabulary
+        self._bits = vocabulary.bit_length()
+        begin = np.full(order - 1, vocabulary, dtype=np.int64)  # stands before a piece
         parts = [np.concatenate([begin, ids.astype(np.int64)]) for ids in sequences]
         text = np.concatenate([*parts, np.empty(0, np.int64)])
         real = np.concatenate([np.arange(len(part)) >= order - 1 for part in parts] or [np.empty(0, bool)])
         self._grams, self._counts, self._contexts, self._totals, self._types = [], [], [], [], []
         key = np.zeros(len(text), dtype=np.int64)
         for n in range(order):
-            key[n:] |= text[: len(text) - n] << (_BITS * n)
+            key[n:] |= text[: len(text) - n] << (self._bits * n)
             grams, counts = _count(key[real])
-            contexts, first = _firsts(grams >> _BITS)
+            contexts, first = _firsts(grams >> self._bits)
             self._grams.append(grams)
             self._counts.append(counts)
             self._contexts.append(contexts)
@@ -66,15 +73,15 @@ class NgramModel:
     def probabilities(self, ids: np.ndarray) -> np.ndarray:
         """Of each token after those before it: float64 (tokens,)."""
         ids = np.asarray(ids, dtype=np.int64)
-        text = np.concatenate([np.full(self.order - 1, _BEGIN), ids])
+        text = np.concatenate([np.full(self.order - 1, self.vocabulary), ids])
         probability = np.full(len(ids), 1.0 / self.vocabulary)
         key = np.zeros(len(ids), dtype=np.int64)
         for n in range(self.order):
             start = self.order - 1 - n
-            key = key | text[start : start + len(ids)] << (_BITS * n)
+            key = key | text[start : start + len(ids)] << (self._bits * n)
             count = _look_up(self._grams[n], self._counts[n], key)
-            total = _look_up(self._contexts[n], self._totals[n], key >> _BITS)
-            types = _look_up(self._contexts[n], self._types[n], key >> _BITS)
+            total = _look_up(self._contexts[n], self._totals[n], key >> self._bits)
+            types = _look_up(self._contexts[n], self._types[n], key >> self._bits)
             seen = total > 0
             probability[seen] = ((count + types * probability) / np.maximum(total + types, 1))[seen]
         return probability
@@ -85,23 +92,27 @@ class NgramModel:
         Args:
             context: All tokens so far; the last `order` - 1 count.
         """
-        text = [_BEGIN] * (self.order - 1) + list(context[max(len(context) - self.order + 1, 0) :])
+        text = [self.vocabulary] * (self.order - 1) + list(context[max(len(context) - self.order + 1, 0) :])
         probability = np.full(self.vocabulary, 1.0 / self.vocabulary)
         for n in range(self.order):
             key = 0
             for token in text[len(text) - n :]:
-                key = key << _BITS | int(token)
-            first, last = np.searchsorted(self._grams[n], [key << _BITS, (key + 1) << _BITS])
+                key = key << self._bits | int(token)
+            first, last = np.searchsorted(self._grams[n], [key << self._bits, (key + 1) << self._bits])
             if first == last:
                 break
             counts = self._counts[n][first:last]
             total, types = counts.sum(), last - first
             probability *= types / (total + types)
-            probability[self._grams[n][first:last] & ((1 << _BITS) - 1)] += counts / (total + types)
+            probability[self._grams[n][first:last] & ((1 << self._bits) - 1)] += counts / (total + types)
         return probability
 
+    def bits(self, ids: np.ndarray) -> float:
+        """Bits of all tokens of a piece."""
+        return -float(np.log2(self.probabilities(ids)).sum())
+
     def bits_per_note(self, pieces: Iterable[np.ndarray]) -> float:
-        """Bits that the model needs for each note of some music; lower is better.
+        """Bits that a model of notewise tokens needs for each note of some music; lower is better.
 
         Args:
             pieces: Notewise ids, one array a piece.
@@ -111,7 +122,7 @@ class NgramModel:
         """
         bits = notes = 0.0
         for ids in pieces:
-            bits -= float(np.log2(self.probabilities(ids)).sum())
+            bits += self.bits(ids)
             notes += notewise.count_notes(ids)
         return bits / notes if notes else float("nan")
 

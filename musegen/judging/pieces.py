@@ -182,14 +182,26 @@ def windows(piece: Piece, bars: int, limit: int) -> list[Piece]:
     return cut
 
 
+def score_paths(folder: Path) -> list[Path]:
+    """The score files in a folder and below, sorted."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
 def read_folder(folder: str | Path) -> tuple[list[Piece], list[ScoreError]]:
     """All scores in a folder, as samples to be judged.
 
     Args:
-        folder: Read without its subfolders, in the order of names.
+        folder: With all folders below it, in the order of names; what begins with a dot is left out.
 
     Returns:
-        The pieces, each its own work, and the refusals of those that could not be read.
+        The pieces, each its own work, named by their paths in the folder without the ending, and the refusals of those
+        that could not be read.
 
     Raises:
         ScoreError: `missing`, if it is no folder or holds nothing readable.
@@ -198,11 +210,14 @@ def read_folder(folder: str | Path) -> tuple[list[Piece], list[ScoreError]]:
     if not folder.is_dir():
         raise ScoreError(str(folder), "missing", "no such folder")
     pieces, refused = [], []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
+    names: set[str] = set()
+    for path in score_paths(folder):
+        relative = path.relative_to(folder)
+        name = relative.with_suffix("").as_posix()
+        name = relative.as_posix() if name in names else name  # a.mid and a.xml
+        names.add(name)
         try:
-            pieces.append(Piece(path.stem, path.stem, load_score(path).score))
+            pieces.append(Piece(name, name, load_score(path).score))
         except ScoreError as error:
             refused.append(error)
     if not pieces:

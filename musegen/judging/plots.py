@@ -201,11 +201,19 @@ def similarity(results: dict) -> Figure:
 
 
 def two_sample(results: dict) -> Figure:
-    """AUC of each group with its interval; 0.5 is the goal."""
+    """AUC of each group with its interval, and the band of real works told from real works; 0.5 is the goal."""
     styles = style_of(results)
     names = list(styles)
     figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(names)), layout="constrained")
     axis = figure.add_subplot()
+    # Bands of groups of other sizes differ a little; the plot shows that of the models, which come first.
+    band = results["groups"][names[0]]["two_sample"]["band"]
+    if band["high"] is not None:
+        axis.axvspan(band["low"], band["high"], color=_BAND, zorder=0)
+        figure.legend(
+            handles=[Line2D([], [], linewidth=8, color=_BAND, label="real works, told from other real works")],
+            loc="outside upper center", fontsize=8, frameon=False,
+        )  # fmt: skip
     axis.axvline(0.5, color=_REAL, linewidth=1.2)
     axis.text(0.51, len(names) - 0.45, "goal: chance", ha="left", va="bottom", fontsize=8, color="#555555")
     for y, name in zip(range(len(names))[::-1], names):

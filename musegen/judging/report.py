@@ -18,8 +18,8 @@ from musegen.judging import baselines, plots
 from musegen.judging.bands import ABOVE, BELOW, INSIDE
 from musegen.judging.measures import BLEU, METRICS
 from musegen.judging.pieces import Piece
-from musegen.judging.results import write_text
-from musegen.judging.verdict import BEATS_WORDS, number
+from musegen.judging.results import write_bytes, write_text
+from musegen.judging.verdict import BEATS_WORDS, COPYING, number
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _SIGNS = {INSIDE: "✓", ABOVE: "▲", BELOW: "▼"}
@@ -47,7 +47,10 @@ def write_report(results: dict, out_dir: Path, *, samples: dict[str, list[Piece]
     folder = out_dir / "plots"
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in pictures.items():
-        (folder / f"{name}.png").write_bytes(data)
+        write_bytes(data, folder / f"{name}.png")
+    for path in folder.glob("*.png"):  # of an earlier judgement, which had what this one has not
+        if path.stem not in pictures:
+            path.unlink()
     media = {
         name: _media(name, group, samples[name], extras or {})
         for name, group in results["groups"].items()
@@ -83,6 +86,7 @@ def render_page(results: dict, pictures: dict[str, str], media: dict[str, dict])
         give_aways={name: _give_aways(group) for name, group in models.items()},
         copies={name: _copies(group) for name, group in models.items()},
         real_copies=_copies(results["real"]),
+        told={name: _told(group) for name, group in models.items()},
         beats=BEATS_WORDS,
         baseline_notes=_baseline_notes(results),
     )
@@ -100,6 +104,7 @@ def _summary(results: dict) -> list[dict]:
                 "inside": f"{group['inside']} of {group['judged']}",
                 "distance": _cell(group["distance"]["value"], group["distance"]["place"]),
                 "auc": _auc(test),
+                "auc_place": test["place"],
                 "span": _cell(metrics["copied_notes_transposed"]["mean"], metrics["copied_notes_transposed"]["place"]),
                 "ngrams": _cell(metrics["note_9grams"]["mean"], metrics["note_9grams"]["place"]),
                 "bleu": _cell(metrics[BLEU]["mean"], metrics[BLEU]["place"]),
@@ -108,6 +113,21 @@ def _summary(results: dict) -> list[dict]:
             }
         )  # fmt: skip
     return rows
+
+
+def _told(group: dict) -> list[dict]:
+    """The figures that decide, as the card of a model shows them."""
+    return [
+        {
+            "label": row["label"],
+            "value": number(row["value"]),
+            "real": number(row["real"]),
+            "band": number(None) if row["high"] is None else _span(number(row["low"]), number(row["high"])),
+            "words": row["words"],
+            "class": ("original " if row["name"] in COPYING else "") + row["words"].split(":")[0],
+        }
+        for row in group["verdict"]["told"]
+    ]
 
 
 def _span(low: str, high: str) -> str:

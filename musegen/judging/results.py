@@ -25,12 +25,15 @@
     (counts summed) and `mean_cumulative` (mean of the samples' own), `precisions`, `signature` of the metric; in
     `real` also `band` of the latter (`mean`, `low`, `high`);
   - `two_sample`: `auc`, `low`, `high`, `generated`, `real`, `works`, `grouped`, `give_aways` (`feature`, `auc`,
-    `coefficient`), see `musegen.judging.two_sample`;
+    `coefficient`), see `musegen.judging.two_sample`; the `band` (`mean`, `low`, `high`) of real works told from other
+    real works, and the `place` in it;
   - `beats` (models): whether the model is better than each baseline, or null where that is not known;
-  - `verdict`: `headline`, `sentences`, `copying` (names of metrics above real music);
+  - `verdict`: `headline`, `sentences`, `copying` (names of metrics above real music); `told`: the figures that
+    decide, each with `name`, `label`, `value`, `real`, `low` and `high` of the band, and `words` (`inside`, `below`,
+    `above`, or `above: check for copying`);
   - `median_sample`: name; `pieces`: `name`, `work`, `tokens`, `metrics`, `copied`, `copied_exact`.
-- `likelihood`: by group `bits_per_note`, `nats_per_token` and what else was handed in; `markov`: the n-gram
-  model's `bits_per_note` and its `order`.
+- `likelihood`: by group `bits_per_note`, `nats_per_token`, `markov_bits_per_note` (the n-gram model's on the same
+  tokens) and what else was handed in; `markov`: the n-gram model's `bits_per_note` on notewise tokens and its `order`.
 - `learning_curves`: by group, rows as handed in.
 
 A value that is not defined is null.
@@ -67,10 +70,15 @@ def plain(value):
 
 def write_text(text: str, path: Path) -> None:
     """Write a file so that a reader never sees half of it."""
+    write_bytes(text.encode("utf-8"), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write a file so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(data)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

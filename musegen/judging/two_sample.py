@@ -14,7 +14,9 @@ McNeil, 1982, for its accuracy.
    few of either as there are. It does not train anew, so that it tells how sure the AUC is for these pieces,
    not for another training of the classifier.
 4. An AUC below 0.5 is chance too: a work that is left out pulls the mean of the others to its other side.
-5. With fewer than two held-out works, excerpts stand for works, and `grouped` is False: the classifier then
+5. What real music gets is measured too: some of the works are taken for generated and told from the others. That
+   is the band of the AUC; where works are few, real music is told from real music easily.
+6. With fewer than two held-out works, excerpts stand for works, and `grouped` is False: the classifier then
    may know the work, and the AUC is too high if anything.
 
 Units: features are standardised on the training part of each split; a missing value is its mean, 0.
@@ -36,6 +38,8 @@ DRAWS = 1000
 PENALTY = 1.0  # L2, on standardised features and the mean loss times the pieces: scikit-learn's C = 1
 CLIP = 4.0  # standard deviations: one odd piece must not decide
 _STEPS = 25
+BAND_DRAWS = 100  # groups of real music; each is a test of its own
+BAND_WORKS = 4  # fewer cannot be parted into two groups of two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,8 @@ def two_sample_test(
     works: Sequence[str],
     names: Sequence[str],
     seed: int = 0,
+    *,
+    sources: Sequence[str] | None = None,
 ) -> TwoSample:
     """Test whether two groups of pieces differ.
 
@@ -94,23 +100,75 @@ def two_sample_test(
         works: The work of each real excerpt.
         names: Of the features.
         seed: The same seed gives the same result.
+        sources: The work that each generated piece is of, for copies and for folders of real music: pieces of one
+            work are kept together, with the real excerpts of that work too. By default each is its own.
+    """
+    count = len(set(works))
+    grouped = count >= 2
+    mine = [("work", s) for s in sources] if sources is not None else [("piece", i) for i in range(len(generated))]
+    theirs = [("work", w) for w in works] if grouped else [("excerpt", i) for i in range(len(real))]
+    usable, x, y, unit, folds = _prepare(generated, real, mine, theirs)
+    kept = [name for name, use in zip(names, usable) if use]
+    give_aways = _give_aways(x, y, kept)
+    wins = tested = np.zeros((len(generated), len(real)))
+    if folds >= 2 and kept:
+        wins, tested = _cross_validate(x, y, unit, folds, np.random.default_rng([seed, 4]))
+    if not tested.any():
+        nan = float("nan")
+        return TwoSample(nan, nan, nan, len(generated), len(real), count, grouped, give_aways)
+    auc, low, high = _with_interval(wins, tested, unit, y, np.random.default_rng([seed, 5]))
+    return TwoSample(auc, low, high, len(generated), len(real), count, grouped, give_aways)
+
+
+def real_auc(real: np.ndarray, works: Sequence[str], size: int, seed: int = 0) -> tuple[float, float, float]:
+    """The AUC that real music gets: works taken for generated, told from the other works.
+
+    Args:
+        real: float64 (excerpts, features).
+        works: The work of each excerpt.
+        size: Samples in the group that is judged; a real group has as many excerpts, or as many as there are, of
+            at most half of the works.
+        seed: The same seed gives the same result.
+
+    Returns:
+        Mean, and the ends of the middle 95 % of groups; NaN with fewer than `BAND_WORKS` works.
+    """
+    of = np.unique(np.asarray(works, dtype=str), return_inverse=True)[1]
+    count = int(of.max(initial=-1)) + 1
+    if count < BAND_WORKS:
+        return (float("nan"),) * 3
+    drawn = np.full(BAND_DRAWS, np.nan)
+    for i in range(BAND_DRAWS):
+        rng = np.random.default_rng([seed, 6, i])
+        chosen = rng.permutation(count)[: min(size, count // 2)]
+        # In turn from each work, as one draws excerpts where samples are as many as works or more.
+        turns = rng.permutation(np.flatnonzero(np.isin(of, chosen)))
+        turn = np.array([(of[turns[:j]] == of[t]).sum() for j, t in enumerate(turns)])
+        group = turns[np.argsort(turn, kind="stable")][:size]
+        others = np.flatnonzero(~np.isin(of, chosen))
+        usable, x, y, unit, folds = _prepare(real[group], real[others], of[group], of[others])
+        if folds >= 2 and usable.any():
+            wins, tested = _cross_validate(x, y, unit, folds, rng, repeats=1)
+            drawn[i] = wins.sum() / tested.sum() if tested.any() else np.nan
+    low, high = interval(drawn)
+    known = drawn[np.isfinite(drawn)]
+    return (float(known.mean()) if len(known) else float("nan")), low, high
+
+
+def _prepare(generated, real, sources: Sequence, works: Sequence) -> tuple:
+    """Features that can be used, both groups in them, their labels, their units and the number of folds.
+
+    Returns:
+        bool (features,), float64 (pieces, usable), float64 (pieces,), int64 (pieces,), int.
     """
     usable = _usable(generated, real)
     x = np.concatenate([generated, real])[:, usable]
-    kept = [name for name, use in zip(names, usable) if use]
     y = np.repeat([1.0, 0.0], [len(generated), len(real)])
-    kinds = sorted(set(works))
-    grouped = len(kinds) >= 2
-    units = [kinds.index(work) for work in works] if grouped else range(len(real))
-    unit = np.concatenate([np.arange(len(generated)), np.array([*units], dtype=np.int64)]).astype(np.int64)
-    folds = min(FOLDS, len(generated), len(kinds) if grouped else len(real))
-    give_aways = _give_aways(x, y, kept)
-    if folds < 2 or not kept:
-        nan = float("nan")
-        return TwoSample(nan, nan, nan, len(generated), len(real), len(kinds), grouped, give_aways)
-    wins, tested = _cross_validate(x, y, unit, folds, np.random.default_rng([seed, 4]))
-    auc, low, high = _with_interval(wins, tested, unit, y, np.random.default_rng([seed, 5]))
-    return TwoSample(auc, low, high, len(generated), len(real), len(kinds), grouped, give_aways)
+    # One numbering for both sides: a copy and the work that it is of have the same number.
+    mine, theirs = list(sources), list(works)
+    number = {key: i for i, key in enumerate(dict.fromkeys(mine + theirs))}
+    unit = np.array([number[key] for key in mine + theirs], dtype=np.int64)
+    return usable, x, y, unit, min(FOLDS, len(set(mine)), len(set(theirs)))
 
 
 def auc_of(scores: np.ndarray, others: np.ndarray) -> float:
@@ -172,7 +230,9 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float = PENALTY) -> tupl
     return theta[:-1], float(theta[-1])
 
 
-def _cross_validate(x, y, unit, folds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _cross_validate(
+    x, y, unit, folds: int, rng: np.random.Generator, repeats: int = REPEATS
+) -> tuple[np.ndarray, np.ndarray]:
     """For each generated and real piece, how often they were tested together, and how often it was right.
 
     Returns:
@@ -181,12 +241,12 @@ def _cross_validate(x, y, unit, folds: int, rng: np.random.Generator) -> tuple[n
     generated, real = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
     wins = np.zeros((len(generated), len(real)))
     tested = np.zeros_like(wins)
-    for _ in range(REPEATS):
-        fold = np.empty(len(y), dtype=np.int64)
-        for part in (generated, real):
-            fold[part] = _deal(unit[part], folds, rng)[unit[part]]
+    for _ in range(repeats):
+        fold = _deal(unit, y, folds, rng)
         for k in range(folds):
             train, test = fold != k, fold == k
+            if len(np.unique(y[train])) < 2:
+                continue
             inside, outside = _standardise(x[train], x[test])
             weights, _ = fit_logistic(inside, y[train])
             scores = np.full(len(y), np.nan)
@@ -199,40 +259,45 @@ def _cross_validate(x, y, unit, folds: int, rng: np.random.Generator) -> tuple[n
     return wins, tested
 
 
-def _deal(units: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """A fold for each unit, as even in pieces as whole units allow: int64 (units,)."""
-    sizes = np.bincount(units)
-    fold = np.zeros(len(sizes), dtype=np.int64)
-    load = np.zeros(folds)
-    order = rng.permutation(len(sizes))
-    # Large works first, into the emptiest fold; among equals as chance has it.
-    for i in order[np.argsort(-sizes[order], kind="stable")]:
-        fold[i] = int(np.argmin(load))
-        load[fold[i]] += sizes[i]
-    return fold
+def _deal(unit: np.ndarray, y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """A fold for each piece, as even in generated pieces and in real ones as whole units allow: int64 (pieces,)."""
+    sizes = np.stack([np.bincount(unit[y == kind], minlength=unit.max() + 1) for kind in (1, 0)])  # (2, units)
+    total = sizes.sum(axis=1, keepdims=True)
+    fold = np.zeros(sizes.shape[1], dtype=np.int64)
+    load = np.zeros((2, folds))
+    order = rng.permutation(sizes.shape[1])
+    # Large units first, into the fold that holds least of what they are; among equals as chance has it.
+    for i in order[np.argsort(-(sizes / total).max(axis=0)[order], kind="stable")]:
+        fold[i] = int(np.argmin((sizes[:, i] / total[:, 0]) @ load))
+        load[:, fold[i]] += sizes[:, i]
+    return fold[unit]
 
 
 def _with_interval(wins, tested, unit, y, rng: np.random.Generator) -> tuple[float, float, float]:
     """The AUC of all tested pairs and its interval under resampled samples and works."""
     auc = wins.sum() / tested.sum()
-    generated, works = unit[y == 1], unit[y == 0]
+    generated, works = (np.unique(unit[y == kind], return_inverse=True)[1] for kind in (1, 0))
     drawn = np.empty(DRAWS)
     for i in range(DRAWS):
-        rows = np.bincount(rng.integers(len(generated), size=len(generated)), minlength=len(generated))
-        count = int(works.max()) + 1
-        columns = np.bincount(rng.integers(count, size=count), minlength=count)[works]
+        rows, columns = (_resampled(side, rng) for side in (generated, works))
         total = rows @ tested @ columns
         drawn[i] = (rows @ wins @ columns) / total if total else np.nan
     low, high = interval(drawn)
-    units = len(generated) + len(np.unique(works))
+    units = generated.max() + works.max() + 2
     if wins.sum() in (0, tested.sum()):
         # No resampling spreads a perfect separation: the exact interval for so many hits of as many.
         sure = ((1 - LEVEL) / 2) ** (1 / units)
         return float(auc), (sure if auc else 0.0), (1.0 if auc else 1 - sure)
     # The smaller side decides how little is known: see musegen.judging.bands on few works.
-    fewest = max(min(len(generated), len(np.unique(works))), 2)
+    fewest = max(int(min(generated.max(), works.max())) + 1, 2)
     wider = math.sqrt(fewest / (fewest - 1)) * student_quantile(fewest - 1) / NORMAL_QUANTILE
-    return float(auc), max(auc - wider * (auc - low), 0.0), min(auc + wider * (high - auc), 1.0)
+    return float(auc), float(max(auc - wider * (auc - low), 0.0)), float(min(auc + wider * (high - auc), 1.0))
+
+
+def _resampled(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How often each piece is in a draw of as many units as there are: int64 (pieces,)."""
+    count = int(units.max()) + 1
+    return np.bincount(rng.integers(count, size=count), minlength=count)[units]
 
 
 def _give_aways(x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> list[GiveAway]:

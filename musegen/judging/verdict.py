@@ -5,8 +5,9 @@ Every sentence is made from the figures of `results.json` alone, so that words a
 
 from __future__ import annotations
 
-from musegen.judging.bands import ABOVE, BELOW
+from musegen.judging.bands import ABOVE, BELOW, INSIDE
 from musegen.judging.measures import BLEU, METRICS, ORIGINALITY
+from musegen.judging.structure import RANGES
 
 # AUC below which a classifier is said to find it hard, and from which to find it easy.
 HARD, EASY = 0.75, 0.9
@@ -16,6 +17,12 @@ CHANCE = 0.65
 COPIES_SHARE = 0.1
 _NAMED = 3  # features named in a sentence
 COPYING = tuple(name for name, metric in METRICS.items() if metric.kind == ORIGINALITY)
+_BLEU_WORDS = {
+    INSIDE: "inside the band of real held-out music ({})",
+    BELOW: "below real held-out music ({}): less of it is to be found in the training music",
+    ABOVE: "above real held-out music ({}): check for copying",
+}
+STRUCTURES = tuple(f"structureness_{name}" for name in RANGES)
 # Runs that are long enough to be somebody's: 9 tokens are 3 to 4 notes, and idioms of a style are that long.
 _RUNS = ("copied_notes_exact", "copied_notes_transposed", "copied_share", "note_9grams")
 
@@ -44,14 +51,60 @@ def add_verdicts(results: dict) -> None:
         group["beats"] = _beats(name, results) if group["role"] == "model" else {}
     for name, group in groups.items():
         copying = copied_by(group)
-        sentences = [_originality(group, copying), _classifier(group), _bands(group), _structure(group)]
+        sentences = [_originality(group, copying), _bleu(group), _classifier(group), _bands(group), _structure(group)]
         if group["role"] == "model":
             sentences += [_baselines(group), _likelihood(name, results)]
         group["verdict"] = {
             "headline": headline(group, copying),
             "sentences": [sentence for sentence in sentences if sentence],
             "copying": copying,
+            "told": told(group),
         }
+
+
+def told(group: dict) -> list[dict]:
+    """The figures that decide, each with real music's and whether it is inside, below or above.
+
+    Args:
+        group: One of the groups of `results.json`.
+    """
+    rows = []
+    for name in (*COPYING, *STRUCTURES):
+        figure = group["metrics"][name]
+        rows.append((name, METRICS[name].label, figure["mean"], figure["band"], figure["place"]))
+        if name == COPYING[-1]:
+            similarity, distance, test = group["similarity"], group["distance"], group["two_sample"]
+            limits = {"mean": similarity["error_of_real"], "low": 0.0, "high": similarity["error_limit"]}
+            label = "similarity error of bars by lag"
+            rows.append(("similarity_error", label, similarity["error"], limits, similarity["place"]))
+    limits = {"mean": None, "low": 0.0, "high": distance["high"]}
+    label = "distance of sound and structure, deviations"
+    rows.append(("distance", label, distance["value"], limits, distance["place"]))
+    rows.append(("auc", "classifier is right (AUC), goal 0.5", test["auc"], test["band"], test["place"]))
+    return [
+        {
+            "name": name,
+            "label": label,
+            "value": value,
+            "real": band["mean"],
+            "low": band["low"],
+            "high": band["high"],
+            "words": place_words(place, name in COPYING),
+        }
+        for name, label, value, band, place in rows
+    ]
+
+
+def place_words(place: str, originality: bool) -> str:
+    """What a model is told of one figure.
+
+    Args:
+        place: `inside`, `below`, `above` or `undefined`.
+        originality: Whether the figure measures copying.
+    """
+    if place not in (INSIDE, BELOW, ABOVE):
+        return "not known"
+    return "above: check for copying" if originality and place == ABOVE else place
 
 
 def copied_by(group: dict) -> list[str]:
@@ -113,12 +166,24 @@ def _originality(group: dict, copying: list[str]) -> str:
     if found["to_check"]:
         count = len(found["to_check"])
         text += f" {count} of {group['samples']} samples {'copies' if count == 1 else 'copy'} more than that."
-    if not copying:
-        return text + ("" if found["to_check"] else " It copies no more than real music does.")
-    text += f" Above real music, check for copying: {', '.join(METRICS[name].label for name in copying)}."
-    if not _copies_runs(group, copying):
-        text += " Its runs of notes are no longer than real music's, so this may be idiom only."
+    if copying:
+        text += f" Above real music, check for copying: {', '.join(METRICS[name].label for name in copying)}."
+        if not _copies_runs(group, copying):
+            text += " Its runs of notes are no longer than real music's, so this may be idiom only."
+    elif not found["to_check"]:
+        text += " It copies no more than real music does."
     return text
+
+
+def _bleu(group: dict) -> str:
+    figure = group["metrics"][BLEU]
+    if figure["place"] not in _BLEU_WORDS:
+        return ""
+    mean, low, high = (number(figure["band"][key]) for key in ("mean", "low", "high"))
+    return (
+        f"Its customised BLEU is {number(figure['mean'])}, {_BLEU_WORDS[figure['place']].format(f'{low} to {high}')}; "
+        f"held-out music itself scores {mean}."
+    )
 
 
 def _classifier(group: dict) -> str:
@@ -131,6 +196,12 @@ def _classifier(group: dict) -> str:
         f"(50 is chance; the figure lies between {round(100 * test['low'])} and {round(100 * test['high'])} "
         "with 95 % confidence)."
     )
+    band = test["band"]
+    if _known(band["high"]):
+        text += (
+            f" Of real works told from each other in the same way, it picks {round(100 * band['mean'])}, and up to "
+            f"{round(100 * band['high'])}."
+        )
     if not test["grouped"]:
         text += " All real excerpts are from one work, which the classifier may simply have recognised."
     return text
@@ -167,6 +238,13 @@ def _structure(group: dict) -> str:
     )
 
 
+def _markov_bits(name: str, results: dict) -> float | None:
+    """Bits a note of the n-gram model: on the model's own tokens or on notewise ones, whichever needs fewer."""
+    bits = results["likelihood"]
+    found = (bits["markov"]["bits_per_note"], bits.get(name, {}).get("markov_bits_per_note"))
+    return min(filter(_known, found), default=None)
+
+
 def _beats(name: str, results: dict) -> dict:
     """Whether a model is better than each baseline where that baseline is weak; None where it is not known."""
     groups = results["groups"]
@@ -183,7 +261,7 @@ def _beats(name: str, results: dict) -> dict:
         groups["copy_machine"]["metrics"]["copied_notes_transposed"]["low"],
     )
     return {
-        "markov_likelihood": less(bits.get(name, {}).get("bits_per_note"), bits["markov"]["bits_per_note"]),
+        "markov_likelihood": less(bits.get(name, {}).get("bits_per_note"), _markov_bits(name, results)),
         "markov": nearer("markov"),
         "random_in_key": nearer("random_in_key"),
         "shuffled_bars": less(me["similarity"]["error"], groups["shuffled_bars"]["similarity"]["error"]),
@@ -221,12 +299,10 @@ def _negated(key: str) -> str:
 
 
 def _likelihood(name: str, results: dict) -> str:
-    mine = results["likelihood"].get(name, {}).get("bits_per_note")
-    markov = results["likelihood"]["markov"]["bits_per_note"]
-    if not _known(mine):
+    mine = results["likelihood"].get(name, {})
+    if not _known(mine.get("bits_per_note")):
         return ""
-    text = f"It needs {number(mine)} bits for a note of the held-out music; the Markov model {number(markov)}."
-    bleu = results["groups"][name]["metrics"][BLEU]
-    return text + (
-        f" Its customised BLEU is {number(bleu['mean'])}; real held-out music scores {number(bleu['band']['mean'])}."
-    )
+    text = f"It needs {number(mine['bits_per_note'])} bits for a note of the held-out music; the Markov model "
+    if _known(mine.get("markov_bits_per_note")):
+        text += f"{number(mine['markov_bits_per_note'])} on the same tokens and "
+    return text + f"{number(results['likelihood']['markov']['bits_per_note'])} on notes alone."

@@ -19,6 +19,7 @@ nltk warns and returns a small positive number that depends on the weight; an or
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 # nltk's method5 asks for this order after the last one, whichever order the last one is.
 AVERAGE_EXTRA_ORDER = 5
@@ -118,11 +119,13 @@ class Smoothing:
             )
         object.__setattr__(self, "name", name)
         for parameter in ("epsilon", "alpha", "k"):
-            if not getattr(self, parameter) > 0:
-                raise ValueError(f"{parameter} must be positive, not {getattr(self, parameter)!r}")
+            value = getattr(self, parameter)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+                raise ValueError(f"{parameter} must be a positive number, not {value!r}")
 
     def __str__(self) -> str:
-        values = ",".join(f"{p}={getattr(self, p):g}" for p in _PARAMETER.get(self.name, ()))
+        # All digits, so that two parameters never share a signature; 5 and 5.0 are one.
+        values = ",".join(f"{p}={float(getattr(self, p))!r}".removesuffix(".0") for p in _PARAMETER.get(self.name, ()))
         return f"{self.name}({values})" if values else self.name
 
     def apply(self, stats: SegmentStatistics, last: SegmentStatistics, orders: int) -> list[float]:
@@ -252,12 +255,19 @@ def parse_weights(weights: Iterable) -> tuple[list[tuple[float, ...]], bool]:
     Raises:
         ValueError: Empty, negative, not finite or all zero.
     """
-    weights = list(weights)
-    several = bool(weights) and not isinstance(weights[0], (int, float)) and hasattr(weights[0], "__iter__")
-    weightings = [tuple(float(w) for w in row) for row in (weights if several else [weights])]
-    for row in weightings:
-        if not row or not all(math.isfinite(w) and w >= 0 for w in row) or sum(row) == 0:
+    rows = list(weights) if _is_row(weights) else weights
+    several = _is_row(rows) and len(rows) > 0 and all(map(_is_row, rows))
+    weightings = []
+    for row in rows if several else [rows]:
+        numbers = list(row) if _is_row(row) else []
+        if not all(isinstance(w, Real) and 0 <= w < math.inf for w in numbers) or not any(numbers):
             raise ValueError(
-                f"weights {row} must be non-negative numbers, one for each order from 1, not all of them zero"
+                f"weights {row!r} must be non-negative numbers, one for each order from 1, not all of them zero; or a "
+                "list of such weightings"
             )
+        weightings.append(tuple(map(float, numbers)))
     return weightings, several
+
+
+def _is_row(value) -> bool:
+    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes, dict))

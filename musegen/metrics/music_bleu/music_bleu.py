@@ -120,7 +120,8 @@ class MusicBleu(evaluate.Metric):
         """Score predictions.
 
         Raises:
-            TypeError: A prediction or reference is not a sequence of strings or integers.
+            TypeError: A prediction or reference is not a sequence of strings or integers, or the predictions are
+                all of one kind and the references all of the other.
             ValueError: No predictions, no references for one, or an argument that is out of its range.
         """
         result = super().compute(predictions=predictions, references=references, **kwargs)
@@ -178,6 +179,7 @@ class MusicBleu(evaluate.Metric):
     ):
         weightings, several = parse_weights(weights)
         smoothing = Smoothing(smoothing, epsilon=epsilon, alpha=alpha, k=k)
+        encoding = _checked_name(encoding)
         predictions = [_untag(tokens) for tokens in predictions]
         orders = max(DEFAULT_MAX_ORDER, *map(len, weightings))
         if reference_corpus is not None:
@@ -258,6 +260,24 @@ def _untag(tokens):
     return [plain[token] for token in tokens]
 
 
+def _checked_name(encoding):
+    """An encoding's name as it can stand in a signature, whose fields `|` parts."""
+    if encoding is None:
+        return None
+    if not isinstance(encoding, str) or not encoding.isprintable() or "|" in encoding:
+        raise ValueError(f"encoding is {encoding!r}: it is a name, printable and without '|'")
+    return encoding
+
+
+def _refuse_other_kind(predictions, vocabulary):
+    """Strings never match integers: a score of 0 for that reason alone would only mislead."""
+    known = {isinstance(token, str) for token in vocabulary}
+    found = {isinstance(token, str) for tokens in predictions for token in set(tokens)}
+    if known and found and not known & found:
+        mine, theirs = ("strings", "integers") if found == {True} else ("integers", "strings")
+        raise TypeError(f"the predictions are {mine} and the references {theirs}: no token could ever match")
+
+
 def _one_encoding(index, encoding):
     if encoding and index.encoding and encoding != index.encoding:
         raise ValueError(f"the index holds {index.encoding!r} tokens and the predictions are {encoding!r}")
@@ -266,6 +286,7 @@ def _one_encoding(index, encoding):
 
 def _segments(index, predictions):
     """Statistics of predictions that share one corpus."""
+    _refuse_other_kind(predictions, index.vocabulary)
     return [
         SegmentStatistics.of_prediction(matches, len(tokens), index.closest_length(len(tokens)))
         for matches, tokens in zip(index.matches(predictions).tolist(), predictions, strict=True)
