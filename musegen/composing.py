@@ -21,16 +21,17 @@ from musegen.controls import Controls, controls_of
 from musegen.errors import RequestError
 from musegen.generation import Generation, SampledPiece, sample_pieces, stream
 from musegen.grammar import Grammar
+from musegen.inference import Gpt2Weights
 from musegen.keeping import KeepingGrammar
 from musegen.layout import StreamLayout
 from musegen.likelihood import context_of
-from musegen.models import load_causal_lm
 from musegen.sampling import SamplingOptions
 from musegen.scores import canonical_score, midi_bytes
 from musegen.splicing import note_log_probs, only_programs, splice
 from musegen.tokenizer import MusicTokenizer, load_tokenizer
 from musegen.wishes import MAX_BARS, Wishes, dress, set_tempo
 
+SHIPPED = Path(__file__).parent / "checkpoints"
 MAX_GAP = 64  # bars; models are trained on gaps of a phrase or two
 
 
@@ -85,9 +86,25 @@ def load_model(name: str | Path):
         ModelError: If there is no such model.
         TokenizerError: If no music tokenizer lies beside it.
     """
+    from musegen.models import load_causal_lm
+
     model = load_causal_lm(name)
     tokenizer = load_tokenizer(model.config._name_or_path or name)
     return model, tokenizer
+
+
+def load_writer(name: str | Path):
+    """As `load_model`, but where it can be done the weights alone: for writing music, and quick to start.
+
+    Raises:
+        ModelError: If there is no such model.
+        TokenizerError: If no music tokenizer lies beside it.
+    """
+    for folder in (Path(name), SHIPPED / str(name)):
+        weights = Gpt2Weights.read(folder) if folder.is_dir() else None
+        if weights is not None:
+            return weights, load_tokenizer(folder)
+    return load_model(name)
 
 
 def compose(
@@ -149,7 +166,7 @@ def compose_bars(
     request = _Request(tokenizer, prompts, bars, prompt_bars, wishes)
     work = Generation(model, request.grammar, request.ids, request.budgets, options, layout=StreamLayout(tokenizer))
     try:
-        for bar in stream(model, request.grammar, (), (), stop=stop, work=work):
+        for bar in stream(work, stop=stop):
             score = tokenizer.decode_score(bar.ids)
             yield ComposedBar(bar.piece, bar.number + 1, score, bar.ended)
     finally:

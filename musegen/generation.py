@@ -260,10 +260,19 @@ def sample_pieces(
     Args:
         progress: Show a bar of bars.
     """
+    return finish(Generation(model, grammar, prompts, bars, options, **settings), progress=progress)
+
+
+def finish(work: Generation, *, progress: bool = False) -> list[SampledPiece]:
+    """Write a request to its end.
+
+    Args:
+        work: Under way or not begun.
+        progress: Show a bar of bars.
+    """
     from tqdm.auto import tqdm
 
-    work = Generation(model, grammar, prompts, bars, options, **settings)
-    total = sum(b or 0 for b in bars)
+    total = sum(row.bars or 0 for row in work._rows)
     with tqdm(total=total or None, initial=work.bars, desc="bars", disable=not progress) as shown:
         while not work.done:
             work.step()
@@ -277,27 +286,16 @@ def sample(model, grammar, prompts, bars, options=None, **settings) -> list[list
     return [piece.ids for piece in sample_pieces(model, grammar, prompts, bars, options, **settings)]
 
 
-def stream(
-    model,
-    grammar: Grammar,
-    prompts: Sequence[Sequence[int]],
-    bars: Sequence[int | None],
-    options: SamplingOptions | None = None,
-    *,
-    stop: threading.Event | None = None,
-    work: Generation | None = None,
-    **settings,
-) -> Iterator[SampledBar]:
+def stream(work: Generation, *, stop: threading.Event | None = None) -> Iterator[SampledBar]:
     """Bars of new music as they are made; closing the iterator, or setting `stop`, ends the work at that id.
 
     A bar is finished when the next one begins or the piece ends; one that was cut off, by `stop` or by
     `max_tokens`, is never given out, so that what was given out is a whole piece at any time.
 
     Args:
+        work: A request not begun; its pieces can be watched meanwhile.
         stop: Looked at before each id.
-        work: A request already made, instead of the arguments before; its pieces can be watched meanwhile.
     """
-    work = work or Generation(model, grammar, prompts, bars, options, **settings)
     first = work.grammar.first
     begun: list[int | None] = [None] * len(work.pieces)  # where the bar under way begins; none in the prompt
     counts = [row.state.bars for row in work._rows]

@@ -29,7 +29,8 @@ from musegen.generation import Generation, sample, stream
 from musegen.grammar import Grammar
 from musegen.inference import stepper_for
 from musegen.models import build_model
-from musegen.sampling import DrawLogitsProcessor, Row, SamplingOptions
+from musegen.processors import DrawLogitsProcessor
+from musegen.sampling import Row, SamplingOptions
 from musegen.scores import load_score
 from musegen.tokenizer_training import train_tokenizer
 
@@ -87,7 +88,7 @@ def compare(size: str, model, grammar: Grammar, batch: int, new: int) -> None:
         assert ours == theirs, f"{size}, batch {batch}, {label}: other ids than generate()'s"
         _, half_time = timed(lambda o=options: sample(model, grammar, prompts, budgets, o, dtype=torch.bfloat16))
         begun = time.perf_counter()
-        next(stream(model, grammar, prompts, budgets, options), None)
+        next(stream(Generation(model, grammar, prompts, budgets, options)), None)
         first = time.perf_counter() - begun
         count = batch * new
         theirs, ours, half = (count / seconds for seconds in (their_time, our_time, half_time))

@@ -14,10 +14,12 @@ from musegen.errors import RequestError
 from musegen.generation import Generation, sample, sample_pieces, stream
 from musegen.grammar import Grammar, GrammarState
 from musegen.id_tables import BAR, CLOSED, LEFT
-from musegen.inference import GenericStepper, Gpt2Stepper, LstmStepper, stepper_for
+from musegen.inference import GenericStepper, Gpt2Stepper, Gpt2Weights, stepper_for
+from musegen.inference.lstm import LstmStepper
 from musegen.layout import StreamLayout
 from musegen.models import build_model
-from musegen.sampling import DrawLogitsProcessor, SamplingOptions
+from musegen.processors import DrawLogitsProcessor
+from musegen.sampling import SamplingOptions
 
 KINDS = ("gpt", "lstm", "bilstm")
 
@@ -237,7 +239,7 @@ def test_streamed_bars_are_the_piece(models, grammar, prompts, kind):
     prompts, budgets = prompts[1:], [5, 4]
     whole = sample(models[kind], grammar, prompts, budgets, options)
     built, numbers = [list(p) for p in prompts], [[], []]
-    for bar in stream(models[kind], grammar, prompts, budgets, options):
+    for bar in stream(Generation(models[kind], grammar, prompts, budgets, options)):
         assert bar.start == len(built[bar.piece])
         assert grammar.read(bar.ids).bars == 1 and grammar.first[bar.ids[0]] in (LEFT, BAR)
         built[bar.piece] += [*bar.ids, grammar.eos] if bar.ended else bar.ids
@@ -250,14 +252,14 @@ def test_streamed_bars_are_the_piece(models, grammar, prompts, kind):
 def test_streams_stop_at_once(models, grammar, tokenizer):
     bos = [[tokenizer.bos_token_id]]
     options = SamplingOptions(seed=1)
-    bars = stream(models["gpt"], grammar, bos, [50], options)
+    bars = stream(Generation(models["gpt"], grammar, bos, [50], options))
     first = next(bars)
     bars.close()
     assert first.number == 0 and not first.ended
     stop = threading.Event()
     work = Generation(models["gpt"], grammar, bos, [50], options)
     seen = []
-    for bar in stream(None, grammar, bos, [50], options, stop=stop, work=work):
+    for bar in stream(work, stop=stop):
         seen.append(bar)
         if len(seen) == 2:
             stop.set()
@@ -273,3 +275,30 @@ def test_requests_that_do_not_fit(models, grammar):
         sample(models["gpt"], grammar, [[1], [1]], [2])
     with pytest.raises(RequestError, match="empty prompt"):
         sample(models["gpt"], grammar, [[]], [2])
+
+
+def test_weights_read_alone_write_what_the_model_writes(models, grammar, tokenizer, tmp_path):
+    models["gpt"].save_pretrained(tmp_path)
+    options = SamplingOptions(seed=6, max_tokens=80)
+    prompt = [[tokenizer.bos_token_id]]
+    alone = Gpt2Weights.read(tmp_path)
+    assert sample(alone, grammar, prompt, [None], options) == sample(models["gpt"], grammar, prompt, [None], options)
+
+
+@pytest.mark.parametrize("damage", ["weight", "activation", "config", "kind"])
+def test_weights_that_are_not_plain_are_left_to_the_full_loader(models, tmp_path, damage):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    models["gpt"].save_pretrained(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    settings = json.loads(config.read_text())
+    if damage == "weight":
+        save_file(dict(list(load_file(weights).items())[:-1]), weights)
+    elif damage == "config":
+        config.write_text("{")
+    else:
+        config.write_text(json.dumps(settings | {"activation": {"activation_function": "relu"},
+                                                 "kind": {"model_type": "llama"}}[damage]))  # fmt: skip
+    assert Gpt2Weights.read(tmp_path) is None

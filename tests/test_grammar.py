@@ -266,7 +266,7 @@ def test_the_metre_stays_if_asked_to(tiny_lstm, tokenizer, steady):
 def test_beams_follow_the_grammar(tiny_model, tokenizer, grammar):
     from transformers import LogitsProcessorList
 
-    from musegen.sampling import GrammarLogitsProcessor
+    from musegen.processors import GrammarLogitsProcessor
 
     ids = torch.tensor([[tokenizer.bos_token_id]])
     processor = GrammarLogitsProcessor(grammar, [GrammarState()] * 3, [4] * 3, 1)

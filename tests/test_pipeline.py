@@ -80,12 +80,16 @@ def test_bad_requests(composer, args, kwargs, message):
         composer(*args, **kwargs)
 
 
-def test_in_a_fresh_process(folder, tmp_path):
+@pytest.mark.parametrize("first", ["import musegen", "import transformers.pipelines, musegen"])
+def test_the_task_is_there_in_a_fresh_process(folder, tmp_path, first):
+    """Whichever is imported first."""
     code = (
-        "import sys, musegen.pipeline\nfrom transformers import pipeline\n"
+        f"import sys\n{first}\nlight = 'torch' not in sys.modules\nfrom transformers import pipeline\n"
         "p = pipeline('music-generation', model=sys.argv[1])\n"
-        "open(sys.argv[2], 'wb').write(p(bars=1, max_tokens=80, seed=4)['midi'])"
+        "open(sys.argv[2], 'wb').write(p(bars=1, max_tokens=80, seed=4)['midi'])\n"
+        "print(light)"
     )
     out = tmp_path / "out.mid"
-    subprocess.run([sys.executable, "-c", code, folder, out], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code, folder, out], check=True, capture_output=True, text=True)
     assert out.read_bytes()[:4] == b"MThd"
+    assert done.stdout.split() == [str("transformers" not in first)]

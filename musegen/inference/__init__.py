@@ -12,9 +12,9 @@ import torch
 from .base import Stepper
 from .generic import GenericStepper
 from .gpt2 import Gpt2Stepper
-from .lstm import LstmStepper
+from .weights import Gpt2Weights
 
-__all__ = ["GenericStepper", "Gpt2Stepper", "LstmStepper", "Stepper", "stepper_for"]
+__all__ = ["GenericStepper", "Gpt2Stepper", "Gpt2Weights", "Stepper", "stepper_for"]
 
 
 def stepper_for(model, rows: int, dtype: torch.dtype = torch.float32) -> Stepper:
@@ -26,7 +26,11 @@ def stepper_for(model, rows: int, dtype: torch.dtype = torch.float32) -> Stepper
         dtype: Of weights and memory, for models with a step of their own; half as wide a type is faster in large
             batches and decides otherwise than float32 about once in a hundred tokens.
     """
-    for kind in (Gpt2Stepper, LstmStepper):
-        if kind.fits(model):
-            return kind(model, rows, dtype)
+    if Gpt2Stepper.fits(model):
+        return Gpt2Stepper(model, rows, dtype)
+    if getattr(model.config, "model_type", "") == "music_lstm":
+        from .lstm import LstmStepper
+
+        if LstmStepper.fits(model):
+            return LstmStepper(model, rows, dtype)
     return GenericStepper(model, rows)

@@ -1,4 +1,4 @@
-"""GPT-2, one token a step, over the weights of a `GPT2LMHeadModel` and preallocated keys and values.
+"""GPT-2, one token a step, over the weights of a `GPT2LMHeadModel` or `Gpt2Weights` and preallocated memory.
 
 Each row's token at position p lies in column p, so rows of other lengths need no padding in front, and a row that
 leaves is overwritten by the last one. Keys are kept transposed, (features, columns): both products of attention then
@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
-from transformers import GPT2LMHeadModel
 
 from .base import Stepper
 
 # Columns added to the context: with 1,024 columns all features of a key would share few sets of the cache.
 SPARE_COLUMNS = 16
+# By name: importing the first takes longer than writing sixteen bars.
+KINDS = ("transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel", "musegen.inference.weights.Gpt2Weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Gpt2Stepper(Stepper):
     def fits(model) -> bool:
         config = model.config
         return (
-            type(model) is GPT2LMHeadModel
+            f"{type(model).__module__}.{type(model).__name__}" in KINDS
             and config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
             and config.scale_attn_weights
             and not config.scale_attn_by_inverse_layer_idx
