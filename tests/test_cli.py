@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from musegen import grid as g
 from musegen.scores import midi_bytes
 from musegen.training import save_model
 
@@ -27,6 +28,7 @@ def work(tmp_path_factory, scores, tokenizer, tiny_model):
         path = root / "scores" / f"{name.replace('/', '-')}.mid"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(midi_bytes(score))
+    (root / "excerpt.mid").write_bytes(midi_bytes(g.slice_bars(scores["k156/movement4"], 0, 3)))
     save_model(tiny_model, tokenizer, root / "model")
     (root / "torn.mid").write_bytes(b"MThd\x00\x00")
     (root / "empty").mkdir()
@@ -68,6 +70,13 @@ def test_generate_goes_on_from_a_prompt(work):
     assert "more/model-0-0.mid" in out.stdout
 
 
+def test_bars_anew_and_a_variation(work):
+    out = musegen("infill", "model", "scores/k545.mid", "--bars", "2-3", "--out", "more", cwd=work)
+    assert "more/k545-infill-0-0.mid" in out.stdout
+    out = musegen("vary", "model", "excerpt.mid", "--keep", "violin", "--out", "more", cwd=work)
+    assert "more/excerpt-vary-0-0.mid" in out.stdout
+
+
 def test_render(work):
     out = musegen("render", "scores/k545.mid", "--out", "pictures", cwd=work).stdout.split()
     assert {".mid", ".png"} <= {Path(p).suffix for p in out} and all((work / p).stat().st_size for p in out)
@@ -95,6 +104,9 @@ def test_render(work):
         (["generate", "model", "--prompt", "none.mid"], "none.mid: missing"),
         (["generate", "model", "--temperature", "99"], "temperature: between 0 and 5"),
         (["generate", "model", "--num", "0"], "--num: from 1"),
+        (["generate", "model", "--instruments", "kazoo"], "kazoo"),
+        (["infill", "model", "scores/k545.mid", "--bars", "0-2"], "the piece has bars 1 to"),
+        (["vary", "model", "scores/k545.mid", "--keep", "violin"], "the piece has Acoustic Grand Piano"),
         (["evaluate", "model", "--corpus", "empty"], "empty: no corpus there"),
         (["render", "torn.mid"], "torn.mid: unreadable"),
         (["render", "text.txt"], "text.txt: format"),
