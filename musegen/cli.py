@@ -74,7 +74,7 @@ def corpus_build(
     limits: Annotated[Path | None, typer.Option(help="A YAML file of limits; --limit goes over it.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Tokenize too: a tokenizer's folder, or remi.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; one a core by default.")] = None,
-    engine: Annotated[str, typer.Option(help="Where files are read: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="Where files are read: local, or ray (docs/scale.md).")] = "local",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted build left.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any file cannot be used.")] = False,
     seed: Seed = 0,
