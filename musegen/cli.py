@@ -107,12 +107,33 @@ def corpus_build(
 
 
 @corpus_app.command("show")
-def corpus_show(folder: Annotated[Path, typer.Argument(help="A corpus.")]):
-    """Print what is inside a corpus."""
-    from musegen.corpus import load_corpus
-    from musegen.corpus_stats import describe
+def corpus_show(
+    folder: Annotated[Path, typer.Argument(help="A corpus.")],
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture to write, .png or .svg; contents.png in the corpus.")
+    ] = None,
+):
+    """Print and plot what is inside a corpus."""
+    from musegen.corpus_plots import PICTURE, draw
+    from musegen.corpus_stats import describe, summarize
 
-    print(describe(load_corpus(folder)))
+    summary = summarize(folder)
+    print(describe(summary))
+    path = plot or folder / PICTURE
+    draw(summary, path, folder.resolve().name)
+    print(f"picture: {path}")
+
+
+@corpus_app.command("card")
+def corpus_card(
+    folder: Annotated[Path, typer.Argument(help="A corpus.")],
+    name: Annotated[str, typer.Option(help="Title; the folder's name by default.")] = "",
+    repository: Annotated[str, typer.Option("--repo", help="Name on the Hub, such as me/scores.")] = "",
+):
+    """Audit a corpus for leakage and write its dataset card."""
+    from musegen.corpus_card import write_card
+
+    print(write_card(folder, name=name, repository=repository))
 
 
 @tokenizer_app.command("train")
@@ -124,10 +145,12 @@ def tokenizer_train(
 ):
     """Train BPE on the training split and measure the round trip of all splits."""
     from musegen.corpus import corpus_scores, load_corpus
-    from musegen.tokenizer_training import round_trip, train_tokenizer
+    from musegen.tokenizer_training import composers_of, round_trip, train_tokenizer
 
     splits = load_corpus(corpus)
-    tokenizer = train_tokenizer([score for _, score in corpus_scores(splits["train"])], vocab_size, seed=seed)
+    composers = composers_of(splits["train"])
+    scores = [score for _, score in corpus_scores(splits["train"])]
+    tokenizer = train_tokenizer(scores, vocab_size, composers=composers, seed=seed)
     for name, rows in splits.items():
         print(f"{name}: {round_trip(tokenizer, corpus_scores(rows))}")
     tokenizer.save_pretrained(out)
@@ -149,47 +172,146 @@ def train(
     print(f"best at step {result.best_step}: {result.bits_per_note:.3f} bits a note on the validation works")
 
 
+Model = Annotated[str, typer.Argument(help="A folder, a shipped name, or a Hub name.")]
+Num = Annotated[int, typer.Option(help="Pieces.")]
+Temperature = Annotated[float, typer.Option(help="Above 1 bolder, below 1 safer.")]
+TopP = Annotated[float, typer.Option(help="Draw from the likeliest ids of this probability.")]
+Composer = Annotated[str | None, typer.Option(help="Whose style.")]
+Key = Annotated[str | None, typer.Option(help="Such as 'D major', 'f# minor', 'Bb'.")]
+Instruments = Annotated[str | None, typer.Option(help="Such as piano, 'string quartet', 'flute, harp'.")]
+Sheet = Annotated[bool, typer.Option("--sheet", help="Engrave sheet music.")]
+Roll = Annotated[bool, typer.Option("--roll", help="Draw a piano roll.")]
+Audio = Annotated[bool, typer.Option("--audio", help="Render audio.")]
+
+
 @app.command()
 def generate(
-    model: Annotated[str, typer.Argument(help="A folder, a shipped name, or a Hub name.")],
+    model: Model,
     prompt: Annotated[Path | None, typer.Option(help="A score to go on from.")] = None,
     prompt_bars: Annotated[int, typer.Option(help="Bars of the prompt to keep.")] = 4,
     bars: Annotated[int, typer.Option(help="New bars; 0 lets the model end.")] = 16,
-    num: Annotated[int, typer.Option(help="Pieces.")] = 1,
-    temperature: Annotated[float, typer.Option(help="Above 1 bolder, below 1 safer.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest ids of this probability.")] = 0.97,
+    num: Num = 1,
+    composer: Composer = None,
+    key: Key = None,
+    time_signature: Annotated[str | None, typer.Option(help="Such as 3/4.")] = None,
+    tempo: Annotated[float | None, typer.Option(help="Quarter notes a minute.")] = None,
+    instruments: Instruments = None,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 0.97,
+    top_k: Annotated[int, typer.Option(help="Draw from so many ids at the most; 0 for all.")] = 0,
+    min_p: Annotated[float, typer.Option(help="Least probability, as a share of the likeliest id's.")] = 0.0,
+    repetition: Annotated[float, typer.Option(help="Nats against endless loops of bars; 0 for none.")] = 0.0,
     seed: Seed = 0,
     out: Out = Path("music"),
-    sheet: Annotated[bool, typer.Option("--sheet", help="Engrave sheet music.")] = False,
-    roll: Annotated[bool, typer.Option("--roll", help="Draw a piano roll.")] = False,
-    audio: Annotated[bool, typer.Option("--audio", help="Render audio.")] = False,
+    sheet: Sheet = False,
+    roll: Roll = False,
+    audio: Audio = False,
 ):
     """Write music: MIDI files, and pictures and sound if asked for."""
-    from musegen.decoding import SamplingOptions
-    from musegen.pipeline import compose, load_model
-    from musegen.rendering import render_all
+    from musegen.composing import compose, load_model
+    from musegen.sampling import SamplingOptions
     from musegen.scores import load_score
+    from musegen.wishes import Wishes
 
-    if not 1 <= num <= 256:
-        raise RequestError(f"--num: from 1 to 256, not {num}")
-    options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
+    _check_num(num)
+    options = SamplingOptions(temperature, top_p, top_k, seed, min_p=min_p, repetition=repetition)
+    wishes = Wishes(composer, key, time_signature, tempo, instruments)
     opening = load_score(prompt).score if prompt else None
-    loaded, tokenizer = load_model(model)
     pieces = compose(
-        loaded,
-        tokenizer,
+        *load_model(model),
         [opening] * num,
         bars=bars or None,
         prompt_bars=prompt_bars if prompt else None,
+        wishes=wishes,
         options=options,
         progress=True,
     )
-    name = Path(model).name
+    _write_pieces(pieces, out, f"{Path(model).name}-{seed}", sheet=sheet, roll=roll, audio=audio)
+
+
+@app.command()
+def infill(
+    model: Model,
+    score: Annotated[Path, typer.Argument(help="The piece.")],
+    bars: Annotated[str, typer.Option(help="Bars to write anew, such as 5-8.")],
+    num: Num = 1,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 0.97,
+    seed: Seed = 0,
+    out: Out = Path("music"),
+    sheet: Sheet = False,
+    roll: Roll = False,
+    audio: Audio = False,
+):
+    """Write some bars of a piece anew, knowing what comes before and after them."""
+    from musegen.composing import infill as fill
+    from musegen.composing import load_model
+    from musegen.sampling import SamplingOptions
+    from musegen.scores import load_score
+
+    _check_num(num)
+    first, _, last = bars.partition("-")
+    if not first.strip().isdigit() or not (last or first).strip().isdigit():
+        raise RequestError(f"--bars: a bar or two, such as 5 or 5-8, not {bars!r}")
+    options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
+    piece = load_score(score).score
+    made = fill(*load_model(model), piece, int(first), int(last or first), num=num, options=options, progress=True)
+    _write_pieces(made, out, f"{score.stem}-infill-{seed}", sheet=sheet, roll=roll, audio=audio)
+
+
+@app.command()
+def vary(
+    model: Model,
+    score: Annotated[Path, typer.Argument(help="The piece.")],
+    keep: Annotated[str, typer.Option(help="Instruments that stay note for note, such as violin.")],
+    num: Num = 1,
+    instruments: Instruments = None,
+    composer: Composer = None,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 0.97,
+    seed: Seed = 0,
+    out: Out = Path("music"),
+    sheet: Sheet = False,
+    roll: Roll = False,
+    audio: Audio = False,
+):
+    """Keep some instruments of a piece and write the others anew."""
+    from musegen.composing import load_model
+    from musegen.composing import vary as write_others
+    from musegen.sampling import SamplingOptions
+    from musegen.scores import load_score
+    from musegen.wishes import Wishes
+
+    _check_num(num)
+    options = SamplingOptions(temperature=temperature, top_p=top_p, seed=seed)
+    wishes = Wishes(composer, instruments=instruments)
+    piece = load_score(score).score
+    made = write_others(*load_model(model), piece, keep, num=num, wishes=wishes, options=options, progress=True)
+    _write_pieces(made, out, f"{score.stem}-vary-{seed}", sheet=sheet, roll=roll, audio=audio)
+
+
+def _check_num(num: int) -> None:
+    if not 1 <= num <= 256:
+        raise RequestError(f"--num: from 1 to 256, not {num}")
+
+
+def _write_pieces(pieces, out: Path, name: str, **kinds: bool) -> None:
+    """Write each piece and print the paths; rendering is imported only if something is to be drawn or heard."""
+    if any(kinds.values()):
+        from musegen.rendering import render_all
+
+        for i, piece in enumerate(pieces):
+            print(
+                *render_all(piece.score, out, f"{name}-{i}", prompt_bars=piece.prompt_bars, **kinds).values(), sep="\n"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
     for i, piece in enumerate(pieces):
-        files = render_all(
-            piece.score, out, f"{name}-{seed}-{i}", sheet=sheet, roll=roll, audio=audio, prompt_bars=piece.prompt_bars
-        )
-        print(*files.values(), sep="\n")
+        path = out / f"{name}-{i}.mid"
+        aside = path.with_suffix(".partial")
+        aside.write_bytes(piece.midi)
+        aside.replace(path)
+        print(path)
 
 
 @app.command()

@@ -107,6 +107,11 @@ def signature_tonic(sharps: int, minor: bool) -> int:
     return (sharps * 7 + (9 if minor else 0)) % 12
 
 
+def tonic_signature(key: tuple[int, bool]) -> int:
+    """Sharps of the key signature of a key, -5 to 6; negative for flats. The inverse of `signature_tonic`."""
+    return ((key[0] + (3 if key[1] else 0)) * 7 + 5) % 12 - 5
+
+
 def key_name(key: tuple[int, bool]) -> str:
     """`D major` for (2, False)."""
     return f"{TONICS[key[1]][key[0] % 12]} {_MODES[key[1]]}"
@@ -192,4 +197,5 @@ __all__ = [
     "left_width",
     "parse_key",
     "signature_tonic",
+    "tonic_signature",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 from musegen.errors import CorpusError
 
 SOURCE = "music21:mozart"
-VOCAB_SIZE = 1600
+VOCAB_SIZE = 1700
 SAMPLES, BARS = 8, 16
 CONTINUATIONS, OPENING_BARS, CONTINUED_BARS = 2, 4, 12
 TEMPERATURE, TOP_P, MAX_TOKENS = 0.9, 0.95, 4096
@@ -24,6 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
         "model_settings": {"n_layer": 2, "dropout": 0.1},
+        "infill": 0.0,
         "block_size": 128,
         "batch_size": 8,
         "steps": 560,
@@ -35,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "lstm": {
         "model": "lstm-tiny",
         "model_settings": {"dropout": 0.2},
+        "infill": 0.0,
         "block_size": 256,
         "batch_size": 8,
         "steps": 240,
@@ -134,8 +136,8 @@ def _train(name: str, out: Path, seed: int, say, progress: bool) -> list[dict[st
 
 
 def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool) -> Path:
+    from musegen.composing import load_model
     from musegen.evaluation import SampleOptions, draw_samples, judge_against, measure_likelihood, summary
-    from musegen.pipeline import load_model
 
     say(f"5/5 music: {SAMPLES} pieces of {BARS} bars from each model, and {CONTINUATIONS} continuations")
     options = SampleOptions(SAMPLES, BARS, TEMPERATURE, TOP_P, seed, MAX_TOKENS)
@@ -168,10 +170,10 @@ def _judge(splits, tokenizer, curves, out: Path, seed: int, say, progress: bool)
 
 def _continue(model, tokenizer, name: str, rows, out: Path, seed: int, progress: bool) -> None:
     """Go on from the first bars of a movement that no model has seen, and render what comes."""
+    from musegen.composing import compose
     from musegen.corpus import corpus_scores
-    from musegen.decoding import SamplingOptions
-    from musegen.pipeline import compose
     from musegen.rendering import render_all
+    from musegen.sampling import SamplingOptions
 
     folder = out / "samples" / f"{name}-continued"
     if (folder / f"{name}-continued-{CONTINUATIONS - 1}.mid").is_file():

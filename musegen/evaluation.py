@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from musegen.composing import compose, load_model
 from musegen.controls import controls_of
 from musegen.corpus import corpus_scores, load_corpus
-from musegen.decoding import SamplingOptions
 from musegen.errors import ConfigError, CorpusError, RequestError
 from musegen.judging import Piece, judge, read_folder
 from musegen.layout import StreamLayout
 from musegen.likelihood import score_pieces
-from musegen.pipeline import compose, load_model
+from musegen.sampling import SamplingOptions
 from musegen.scores import SUFFIXES, load_score
 
 BATCH = 8  # pieces sampled at once; on two CPU cores larger batches gain little

@@ -20,53 +20,42 @@ Units: bars, grid positions (`musegen.grid.POSITIONS_PER_BEAT` a beat), ticks.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from musegen import grid as g
 from musegen.controls import left_step, left_width
+from musegen.errors import RequestError
+from musegen.id_tables import (
+    BAR,
+    CLOSED,
+    COMPOSER,
+    DURATION,
+    END,
+    GAP,
+    HEAD_PROGRAM,
+    HEAD_TEMPO,
+    KEY,
+    LEFT,
+    METRE,
+    NEXT,
+    OTHER,
+    PITCH,
+    POSITION,
+    PROGRAM,
+    SEP,
+    START,
+    TEMPO,
+    IdTables,
+)  # fmt: skip
+from musegen.layout import StreamLayout
 from musegen.tokenizer import MusicTokenizer
 
-(
-    START, COMPOSER, KEY, HEAD_TEMPO, HEAD_PROGRAM, LEFT, BAR, METRE, POSITION, TEMPO, PROGRAM, PITCH, DURATION,
-    CLOSED, END, GAP, SEP, OTHER,
-) = range(18)  # fmt: skip
-_TYPES = {
-    "Composer": COMPOSER,
-    "Key": KEY,
-    "Left": LEFT,
-    "Bar": BAR,
-    "TimeSig": METRE,
-    "Position": POSITION,
-    "Tempo": TEMPO,
-    "Program": PROGRAM,
-    "Pitch": PITCH,
-    "Duration": DURATION,
-    "GAP": GAP,
-    "SEP": SEP,
-}
-_NEXT = {
-    START: (COMPOSER, KEY, TEMPO, PROGRAM, LEFT, BAR),
-    COMPOSER: (KEY, TEMPO, PROGRAM, LEFT, BAR),
-    KEY: (TEMPO, PROGRAM, LEFT, BAR),
-    HEAD_TEMPO: (PROGRAM, LEFT, BAR),
-    HEAD_PROGRAM: (PROGRAM, LEFT, BAR),
-    LEFT: (BAR,),
-    CLOSED: (LEFT, BAR),  # after a prompt: what is given stays as it is
-    BAR: (METRE,),
-    METRE: (POSITION, LEFT, BAR),
-    POSITION: (TEMPO, PROGRAM, PITCH),
-    TEMPO: (PROGRAM, PITCH, POSITION, LEFT, BAR),
-    PROGRAM: (PITCH,),
-    PITCH: (DURATION,),
-    DURATION: (PITCH, PROGRAM, POSITION, LEFT, BAR),
-    END: (),
-}
 _HEAD = (START, COMPOSER, KEY, HEAD_TEMPO, HEAD_PROGRAM)
 _BOUNDARY = (*_HEAD, METRE, TEMPO, DURATION, CLOSED)  # after which a bar may begin
 MAX_NOTES_AT_ONCE = 32  # that begin at one position; a full orchestra seldom needs more
+MAX_SOUNDING = 96  # notes at once; fewer than there are pitches, so that a program always has one that is free
 _MAX_EMPTY_BARS = 2  # in a row; a model that has lost its way writes rests for ever
 _NO_PROGRAM = -2
 _FOREVER = 2**30  # ticks
@@ -130,117 +119,44 @@ class GrammarState:
         return None
 
 
-class Grammar:
+def _metre_id(tokenizer: MusicTokenizer, numerator: int, denominator: int) -> int:
+    while denominator < min(g.METRES):  # 2/2 is written as 4/4
+        numerator, denominator = 2 * numerator, 2 * denominator
+    found = tokenizer.remi.vocab.get(f"TimeSig_{numerator}/{denominator}")
+    if found is None:
+        known = ", ".join(f"1 to {most} over {unit}" for unit, most in g.METRES.items())
+        raise RequestError(f"time signature {numerator}/{denominator}: known are {known}")
+    return found
+
+
+class Grammar(IdTables):
     """Which ids may follow which, for one tokenizer.
 
     Args:
         tokenizer: Any `MusicTokenizer`.
         programs: General MIDI programs that may play; None for all.
         steady_metre: Whether every bar must have the metre of the first.
+        metre: Numerator and denominator of the first bar; None lets the model choose.
+
+    Raises:
+        RequestError: For a metre that is not written here.
     """
 
     def __init__(
-        self, tokenizer: MusicTokenizer, programs: Collection[int] | None = None, *, steady_metre: bool = False
+        self,
+        tokenizer: MusicTokenizer,
+        programs: Collection[int] | None = None,
+        *,
+        steady_metre: bool = False,
+        metre: tuple[int, int] | None = None,
     ):
+        super().__init__(tokenizer)
         self.steady_metre = steady_metre
         self.programs = None if programs is None else frozenset(int(p) for p in programs)
-        self.has_controls = tokenizer.has_controls
-        self.bos, self.eos, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-        self._read_names(tokenizer._base_names)
-        self._left_ids = {int(self._value[i]): i for i in np.flatnonzero(self._kind == LEFT).tolist()}
-        self._expansions = tokenizer.expansions
-        size = len(tokenizer)
-        self.first = np.full(size, OTHER)
-        self.single = np.zeros(size, bool)  # stands for one REMI token
-        self.legal = np.zeros(size, bool)
-        self.first_position = np.full(size, -1)
-        self.reach = np.full(size, -1)  # the largest position that the bar going on would have to hold
-        self.needs_program = np.zeros(size, bool)
-        self.metre = np.full(size, -1)
-        self._named: list[tuple[int, ...]] = [()] * size
-        self._twice: list[tuple[int, int]] = []  # ids that clash with themselves if this program is in force
-        notes: list[tuple[int, ...]] = []
-        for i, expansion in enumerate(self._expansions):
-            if i not in (self.bos, self.eos, self.pad) and len(expansion):
-                notes += self._describe(i, expansion)
-        columns = np.array(notes, dtype=np.int64).reshape(-1, 7).T
-        # Of every note that an id writes or completes: the id, whether a bar line is before it, the ticks a position
-        # of a metre that the id brings (0 for the bar's own), and -1 where the state decides.
-        self._note_id, self._note_bar, self._note_step, self._note_position = columns[:4]
-        self._note_program, self._note_pitch, self._note_duration = columns[4:]
-        self._twice_id, self._twice_program = np.array(self._twice, dtype=np.int64).reshape(-1, 2).T
+        self.has_controls, self.layout = tokenizer.has_controls, StreamLayout(tokenizer)
+        self._opening_metre = -1 if metre is None else _metre_id(tokenizer, *metre)
         self._masks: dict[tuple, np.ndarray] = {}
         self._playable: dict[frozenset, np.ndarray] = {}
-
-    def _read_names(self, names: Sequence[str]) -> None:
-        """Kind and value of each REMI token; ticks a position of each metre."""
-        self._kind, self._value = np.full(len(names), OTHER), np.zeros(len(names), np.int64)
-        self._step = np.zeros(len(names), np.int64)
-        for i, name in enumerate(names):
-            word, _, rest = name.partition("_")
-            self._kind[i] = _TYPES.get(word, OTHER)
-            if word in ("Position", "Program", "Pitch", "Left"):
-                self._value[i] = int(rest)
-            elif word == "TimeSig":
-                numerator, denominator = map(int, rest.split("/"))
-                self._value[i] = numerator * g.POSITIONS_PER_BEAT
-                self._step[i] = g.TICKS_PER_WHOLE // (denominator * g.POSITIONS_PER_BEAT)
-            elif word == "Duration":
-                beats, part, parts = map(int, rest.split("."))
-                self._value[i] = (beats * parts + part) * g.POSITIONS_PER_BEAT // parts
-
-    def _describe(self, i: int, expansion: np.ndarray) -> list[tuple[int, ...]]:
-        """Fill the tables of an id; returns its notes as rows of the note table."""
-        kinds, values = self._kind[expansion], self._value[expansion]
-        self.first[i], self.single[i] = kinds[0], len(expansion) == 1
-        legal = bool(np.isin(kinds, (OTHER, GAP, SEP), invert=True).all())
-        legal &= all(b in _NEXT[a] for a, b in itertools.pairwise(kinds) if a in _NEXT)
-        positions = values[kinds == POSITION]
-        legal &= bool(np.all(np.diff(positions) > 0))
-        if len(positions):
-            self.first_position[i] = positions[0]
-        metres = values[kinds == METRE]
-        if len(metres):
-            self.metre[i] = expansion[kinds == METRE][-1]
-            legal &= not len(positions) or bool(positions[-1] < metres[-1])
-        elif len(positions):
-            self.reach[i] = positions[-1]
-        self._named[i] = tuple(int(p) for p in values[kinds == PROGRAM])
-        pitches = np.flatnonzero(kinds == PITCH)
-        self.needs_program[i] = len(pitches) > 0 and not np.any(kinds[: pitches[0]] == PROGRAM)
-        notes, apart = self._notes_of(i, expansion)
-        self.legal[i] = legal and apart
-        return notes
-
-    def _notes_of(self, i: int, expansion: np.ndarray) -> tuple[list[tuple[int, ...]], bool]:
-        """The notes that an id writes, and whether none of them strikes a pitch that another still sounds."""
-        rows: list[tuple[int, ...]] = []
-        bar, step, position, program = 0, 0, -1, -1
-        ends: dict[tuple[int, int], int] = {}  # by program, as in a row, and pitch
-        apart, pending = True, None
-        for base in expansion:
-            kind, value = self._kind[base], int(self._value[base])
-            if kind == BAR:
-                bar, position = 1, -1
-            elif kind == METRE:
-                step = int(self._step[base])
-            elif kind == POSITION:
-                position = value
-            elif kind == PROGRAM:
-                program = value + 1  # 0 for drums; -1 is left for "as before"
-            elif kind == PITCH:
-                pending = (i, bar, step, position, program, value)
-                for (other, pitch), end in ends.items():
-                    if pitch == value and end > position and other == program:
-                        apart = False
-                    elif pitch == value and end > position and other < 0:
-                        self._twice.append((i, program))
-            elif kind == DURATION:
-                note = pending or (i, bar, step, -1, -1, -1)
-                ends[note[4], note[5]] = note[3] + value
-                rows.append((*note, value))
-                pending = None
-        return rows + ([(*pending, 0)] if pending else []), apart
 
     def advance(self, state: GrammarState, token: int) -> GrammarState:
         """The state after a token, legal or not."""
@@ -251,7 +167,7 @@ class Grammar:
         now = dict(state.__dict__)  # dataclasses.replace for each REMI token would cost more than all the rest
         for base in self._expansions[token]:
             self._step_on(now, int(base))
-        return GrammarState(**now)
+        return type(state)(**now)
 
     def _step_on(self, now: dict, base: int) -> None:
         kind, value = int(self._kind[base]), int(self._value[base])
@@ -307,24 +223,37 @@ class Grammar:
         Returns:
             bool (vocabulary,). Never all False. Not to be written to.
         """
-        bar, left = self._boundary(state, bars)
-        crowded = state.kind == DURATION and state.struck >= MAX_NOTES_AT_ONCE
+        saturated = self._saturated(state)
+        bar, left = self._boundary(state, bars, saturated)
+        shut: tuple[int, ...] = ()
+        if saturated:
+            shut = (POSITION, TEMPO, PROGRAM, PITCH)
+        elif state.kind == DURATION and state.struck >= MAX_NOTES_AT_ONCE:
+            shut = (PROGRAM, PITCH)
         key = (
-            state.kind, state.position, state.bar_length, state.program == _NO_PROGRAM, crowded, bar, left,
-            self._may_end(state, bars), state.metre if self.steady_metre else -1, state.programs,
+            state.kind, state.position, state.bar_length, state.program == _NO_PROGRAM, shut, bar, left,
+            self._may_end(state, bars), state.metre if self.steady_metre else state.bars <= 1, state.programs,
         )  # fmt: skip
         mask = self._masks.get(key)
         if mask is None:
-            mask = self._masks[key] = self._mask(state, bar, left, crowded, self._may_end(state, bars))
+            mask = self._masks[key] = self._mask(state, bar, left, shut, self._may_end(state, bars))
         if state.kind in (*_HEAD, LEFT, BAR, END):
             return mask
         return self._without_clashes(state, bars, mask)
 
-    def _boundary(self, state: GrammarState, bars: int | None) -> tuple[bool, tuple[int, ...]]:
+    def _saturated(self, state: GrammarState) -> bool:
+        """Whether so much sounds that nothing more may begin before the next bar."""
+        if state.kind not in (METRE, TEMPO, DURATION) or len(state.sounding) < MAX_SOUNDING:
+            return False
+        now = state.bar_start + max(state.position, 0) * state.step
+        return sum(end > now for end in state.sounding.values()) >= MAX_SOUNDING
+
+    def _boundary(self, state: GrammarState, bars: int | None, saturated: bool) -> tuple[bool, tuple[int, ...]]:
         """Whether a bar may begin here, and which `Left` tokens may stand here."""
         if state.kind == LEFT:
             return True, ()
-        if state.kind not in _BOUNDARY or state.empty >= _MAX_EMPTY_BARS + (state.bars == 0):
+        silent = state.empty >= _MAX_EMPTY_BARS + (state.bars == 0) and not saturated
+        if state.kind not in _BOUNDARY or silent:
             return False, ()
         if bars is not None and state.bars >= bars:
             return False, ()
@@ -349,14 +278,16 @@ class Grammar:
             return state.bars >= bars
         return not self.has_controls or (state.left == 1 and state.since == 1)
 
-    def _mask(self, state: GrammarState, bar: bool, left: tuple[int, ...], crowded: bool, ends: bool) -> np.ndarray:
+    def _mask(
+        self, state: GrammarState, bar: bool, left: tuple[int, ...], shut: tuple[int, ...], ends: bool
+    ) -> np.ndarray:
         """What depends on few things, so that the masks of a piece are soon all known."""
         mask = np.zeros(len(self.legal), bool)
         if state.kind == END:
             mask[self.pad] = True
             return mask
-        for kind in _NEXT[state.kind]:
-            if kind not in (BAR, LEFT) and not (crowded and kind in (PITCH, PROGRAM)):
+        for kind in NEXT[state.kind]:
+            if kind not in (BAR, LEFT, *shut):
                 mask |= self.first == kind
         if bar:
             mask |= self.first == BAR
@@ -372,8 +303,9 @@ class Grammar:
             mask &= self._plays(self._heard(state))
             if state.program == _NO_PROGRAM:
                 mask &= ~self.needs_program | (self.first == BAR)
-        if self.steady_metre and state.metre >= 0:
-            mask &= (self.metre < 0) | (self.metre == state.metre)
+        metre = state.metre if self.steady_metre and state.metre >= 0 else self._opening_metre
+        if metre >= 0 and (self.steady_metre or state.bars <= 1):
+            mask &= (self.metre < 0) | (self.metre == metre)
         if state.position + 1 >= state.bar_length and state.kind not in (PROGRAM, PITCH, POSITION):
             mask &= self.first != POSITION
         mask[[self._left_ids[step] for step in left]] = True
@@ -399,14 +331,18 @@ class Grammar:
             self._playable[programs] = found
         return found
 
+    def _limit(self, state: GrammarState, bars: int | None) -> int:
+        """Tick at which the piece ends, as far as it is known."""
+        to_come = state.bars_to_come(bars)
+        if to_come == 0:
+            return state.bar_end
+        if to_come is not None and self.steady_metre:
+            return state.bar_end + to_come * state.bar_length * state.step
+        return _FOREVER
+
     def _without_clashes(self, state: GrammarState, bars: int | None, mask: np.ndarray) -> np.ndarray:
         """Forbid ids that strike a pitch that still sounds, or that sound beyond the last bar."""
-        to_come = state.bars_to_come(bars)
-        limit = _FOREVER
-        if to_come == 0:
-            limit = state.bar_end
-        elif to_come is not None and self.steady_metre:
-            limit = state.bar_end + to_come * state.bar_length * state.step
+        limit = self._limit(state, bars)
         if limit - state.bar_start > 80 * g.TICKS_PER_QUARTER and not state.sounding:
             return mask  # no duration reaches so far, and nothing sounds that could be struck again
         step = np.where(self._note_step > 0, self._note_step, state.step)

@@ -193,6 +193,25 @@ class MusicTokenizer(PreTrainedTokenizerFast):
         names += [f"Program_{program}" for program in controls.programs]
         return [vocabulary[name] for name in names if name in vocabulary] if self.has_controls else []
 
+    def controls_in(self, ids: Sequence[int]) -> c.Controls:
+        """The header that stands at the beginning of a stream."""
+        names = self._base_names
+        composer = key = tempo = None
+        programs = []
+        for i in ids:
+            word, _, rest = names[i].partition("_") if i < len(names) else ("", "", "")
+            if word in ("Left", "Bar") or not word:
+                break
+            if word == "Composer":
+                composer = rest
+            elif word == "Key":
+                key = c.parse_key(f"{rest[:-3]} {rest[-3:]}")
+            elif word == "Tempo":
+                tempo = float(rest)
+            elif word == "Program":
+                programs.append(int(rest))
+        return c.Controls(composer, key, tempo, tuple(programs))
+
     def left_id(self, bars: int) -> int:
         """The id that says how many bars are left, this one included; the tokenizer must have control tokens."""
         return self.remi.vocab[f"Left_{c.left_step(bars)}"]

@@ -15,6 +15,8 @@ from musegen.errors import TokenizerError
 from musegen.remi import remi_config
 from musegen.tokenizer import MusicTokenizer, wrap_remi
 
+MIN_PIECES = 3
+
 
 def train_tokenizer(
     scores: Iterable[symusic.Score],
@@ -61,6 +63,17 @@ def train_tokenizer(
         raise TokenizerError("no score to train a tokenizer on")
     remi.train(vocab_size=vocab_size, model="BPE", iterator=words)
     return wrap_remi(remi)
+
+
+def composers_of(rows, pieces: int = MIN_PIECES) -> list[str]:
+    """Who gets a composer token: everyone of whom a split has some pieces, by name.
+
+    Args:
+        rows: The training split of a corpus.
+        pieces: How many at least; of fewer a model learns the pieces, not the composer.
+    """
+    counts = collections.Counter(name for name in rows["composer"] if name)
+    return sorted(name for name, count in counts.items() if count >= pieces)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from musegen.blocks import infill_ids
 from musegen.errors import RequestError
 from musegen.layout import StreamLayout
 from musegen.scores import content_hash
-from musegen.tokenizer_training import train_tokenizer
+from musegen.tokenizer_training import composers_of, train_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,9 @@ def test_dropped_controls_are_gone():
     assert controls.kept([True] * 4) == controls
     assert controls.kept([False] * 4) == c.Controls()
     assert controls.kept(np.array([False, True, False, True])) == c.Controls(None, (1, True), None, (0, 40))
+
+
+def test_who_gets_a_token():
+    rows = {"composer": ["B", "A", "A", "A", "", "", "", "B", "B", "C"]}
+    assert composers_of(rows) == ["A", "B"]
+    assert composers_of(rows, 1) == ["A", "B", "C"]

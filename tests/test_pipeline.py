@@ -9,7 +9,7 @@ from transformers import pipeline
 
 import musegen.pipeline  # registers the task
 from musegen import grid as g
-from musegen.errors import RequestError
+from musegen.errors import MusegenError
 from musegen.scores import midi_bytes, parse_midi
 from musegen.training import save_model
 
@@ -46,6 +46,22 @@ def test_from_nothing_in_lists_and_in_numbers(composer):
     assert len({tuple(p["input_ids"]) for p in pieces}) == 3
 
 
+def test_a_piece_does_not_depend_on_its_neighbours(composer, scores):
+    options = {"bars": 2, "prompt_bars": 2, "max_tokens": 200, "seed": 5}
+    score, other = scores["k545"], scores["k155/movement3"]
+    alone = composer(score, **options)
+    among = composer([None, other, score], num_return_sequences=2, **options)[2][0]
+    assert alone["input_ids"] == among["input_ids"]
+
+
+def test_wishes_reach_the_piece(composer):
+    piece = composer(bars=2, time_signature="6/8", tempo=72, instruments="piano", key="Eb", max_tokens=400)
+    assert piece["score"].tempos[0].qpm == pytest.approx(72, abs=0.01)
+    assert {track.program for track in piece["score"].tracks} <= {0}
+    assert (piece["score"].time_signatures[0].numerator, piece["score"].time_signatures[0].denominator) == (6, 8)
+    assert piece["header"].key == (3, False) and len(piece["note_log_probs"]) == len(g.note_array(piece["score"]))
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
@@ -53,10 +69,14 @@ def test_from_nothing_in_lists_and_in_numbers(composer):
         ((), {"tempoo": 3}, "no option tempoo"),
         ((3.5,), {}, "a prompt is a path"),
         ((), {"num_return_sequences": 0}, "num_return_sequences"),
+        ((), {"key": "H"}, "key 'H'"),
+        ((), {"instruments": "kazoo"}, "not known"),
+        ((), {"composer": "Mozart"}, "knows no composers"),
+        (([b"no music"],), {}, "does not begin like a MIDI file"),
     ],
 )
 def test_bad_requests(composer, args, kwargs, message):
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(MusegenError, match=message):
         composer(*args, **kwargs)
 
 

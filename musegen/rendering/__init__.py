@@ -1,6 +1,6 @@
 """A score made visible and audible: sheet music, piano roll, audio.
 
-    instruments, tonality, meters    what musicians know: names and clefs, keys and spelling, bars and note values
+    meters                           what musicians know of bars and note values
     quantization, streams            notes onto writable times; hands and violins pulled apart
     parts, voices, rhythm            staves, the voices of a bar, the symbols of a voice
     musicxml, sheet                  the document; its engraved pages

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 
 import symusic
 
-from musegen.rendering import instruments as gm
+from musegen import instruments as gm
 from musegen.rendering.meters import UNITS, Bar
 from musegen.rendering.parts import Layout, Part, lay_out
 from musegen.rendering.quantization import Note

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import symusic
 
-from musegen.rendering import instruments as gm
+from musegen import instruments as gm
 from musegen.rendering.files import RenderingError
 from musegen.rendering.meters import Bar, lay_bars
 from musegen.rendering.quantization import Note, quantize, to_units

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import symusic
 
+from musegen.instruments import program_name
 from musegen.rendering.files import RenderingError, replacing
-from musegen.rendering.instruments import program_name
 from musegen.rendering.meters import UNITS, Bar, lay_bars
 from musegen.rendering.quantization import to_units
 

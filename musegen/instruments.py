@@ -1,4 +1,4 @@
-"""The General MIDI instruments: names, place in the score, clefs.
+"""The General MIDI instruments: names, ensembles, place in the score, clefs.
 
 Source: General MIDI System Level 1; the order of families in a score is that of orchestral practice.
 """
@@ -6,6 +6,10 @@ Source: General MIDI System Level 1; the order of families in a score is that of
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
+
+from musegen.errors import RequestError
 
 _NAMES = """
 Acoustic Grand Piano, Bright Acoustic Piano, Electric Grand Piano, Honky-tonk Piano, Electric Piano 1,
@@ -39,6 +43,20 @@ _SHORT = {"Piano": "Pno.", "Violin": "Vln.", "Viola": "Vla.", "Violoncello": "Vc
           "Trumpet": "Tpt.", "Trombone": "Tbn.", "Timpani": "Timp.", "Harp": "Hp.", "Harpsichord": "Hpsd.",
           "Organ": "Org.", "Guitar": "Gtr.", "Strings": "Str.", "Drums": "Dr."}  # fmt: skip
 
+# What people say, where neither General MIDI nor a printed score has the word.
+_SAID = {"cello": 42, "double bass": 43, "bass": 32, "guitar": 24, "sax": 65, "saxophone": 65, "voice": 53,
+         "vocals": 53, "soprano": 53, "organ": 19, "strings": 48, "piano": 0, "harp": 46, "choir": 52, "horn": 60,
+         "drums": -1, "percussion": -1}  # fmt: skip
+ENSEMBLES = {
+    "string quartet": (40, 41, 42),
+    "string trio": (40, 41, 42),
+    "string orchestra": (40, 41, 42, 43),
+    "piano trio": (0, 40, 42),
+    "piano quartet": (0, 40, 41, 42),
+    "wind quintet": (60, 68, 70, 71, 73),
+    "clarinet quintet": (40, 41, 42, 71),
+    "orchestra": (40, 41, 42, 43, 47, 56, 60, 68, 70, 71, 73),
+}
 VIOLIN, VIOLA, CELLO = 40, 41, 42
 # Families that share a bracket, as program ranges: woodwinds, brass, voices, bowed strings.
 _FAMILIES = ((64, 79), (56, 63), (52, 54), (40, 45), (48, 51))
@@ -104,6 +122,49 @@ TREBLE_8VA = Clef("G", 2, 1, 74, 91)
 TREBLE_8VB = Clef("G", 2, -1, 50, 67)
 BASS_8VB = Clef("F", 4, -1, 29, 47)
 PERCUSSION = Clef("percussion", 2, 0, 0, 127)
+
+
+def parse_instruments(instruments: str | int | Sequence[str | int]) -> tuple[int, ...]:
+    """The programs that people mean.
+
+    Args:
+        instruments: A name (`piano`, `Violoncello`, `French Horn`), an ensemble (`string quartet`), a General MIDI
+            program from 0 to 127 or -1 for drums, or several of these, as a list or with commas.
+
+    Returns:
+        Programs, ascending, each once.
+
+    Raises:
+        RequestError: Naming what is not known.
+    """
+    if isinstance(instruments, str):
+        instruments = [part for part in re.split(r"[,;+&]| and ", instruments) if part.strip()]
+    elif isinstance(instruments, int):
+        instruments = [instruments]
+    programs: set[int] = set()
+    for item in instruments:
+        programs.update(_programs_of(item))
+    if not programs:
+        raise RequestError("instruments: name one or more, such as `piano` or `string quartet`")
+    return tuple(sorted(programs))
+
+
+def _programs_of(item: str | int) -> tuple[int, ...]:
+    if (isinstance(item, int) and not isinstance(item, bool)) or re.fullmatch(r"\s*-?\d+\s*", str(item)):
+        if -1 <= int(item) < len(GENERAL_MIDI):
+            return (int(item),)
+        raise RequestError(f"instrument {item}: programs are 0 to 127, or -1 for drums")
+    name = " ".join(str(item).lower().split())
+    printed = {word.lower(): program for program, word in reversed(_PRINTED.items())}
+    known = {word.lower(): program for program, word in enumerate(GENERAL_MIDI)} | printed | _SAID
+    for form in (name, name.removesuffix("s")):
+        if form in ENSEMBLES:
+            return ENSEMBLES[form]
+        if form in known:
+            return (known[form],)
+    near = [word for word in GENERAL_MIDI if name and name.split()[0] in word.lower()][:4]
+    hint = f"perhaps {', '.join(near)}?" if near else f"ensembles are {', '.join(ENSEMBLES)}"
+    raise RequestError(f"instrument {str(item)!r} is not known; say a General MIDI name or number; {hint}")
 
 
 def program_name(program: int, is_drum: bool = False) -> str:

@@ -10,13 +10,17 @@ import torch
 
 from musegen import grid as g
 from musegen.blocks import infill_ids
+from musegen.composing import compose
 from musegen.controls import controls_of
-from musegen.decoding import SamplingOptions, sample
 from musegen.errors import RequestError
-from musegen.grammar import DURATION, END, LEFT, Grammar, GrammarState
+from musegen.generation import sample
+from musegen.grammar import Grammar, GrammarState
+from musegen.id_tables import DURATION, END, LEFT
+from musegen.keeping import KeepingGrammar
 from musegen.models import build_model
-from musegen.pipeline import compose
+from musegen.sampling import SamplingOptions
 from musegen.scores import content_hash, midi_bytes, parse_midi
+from musegen.wishes import Wishes
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +251,14 @@ def test_same_seed_same_music(tiny_model, tokenizer):
 
 def test_only_the_programs_asked_for_play(tiny_lstm, tokenizer):
     options = SamplingOptions(max_tokens=400, seed=0, temperature=2.0)
-    piece = compose(tiny_lstm, tokenizer, bars=3, programs=[40, 42], options=options)[0]
+    piece = compose(tiny_lstm, tokenizer, bars=3, wishes=Wishes(instruments=[40, 42]), options=options)[0]
     assert {track.program for track in piece.score.tracks} <= {40, 42}
 
 
 @pytest.mark.parametrize("steady", [True, False])
 def test_the_metre_stays_if_asked_to(tiny_lstm, tokenizer, steady):
     options = SamplingOptions(max_tokens=900, seed=3, temperature=2.0)
-    piece = compose(tiny_lstm, tokenizer, bars=8, steady_metre=steady, options=options)[0]
+    piece = compose(tiny_lstm, tokenizer, bars=8, wishes=Wishes(steady_metre=steady), options=options)[0]
     metres = {n for n in tokenizer.token_names(piece.input_ids) if n.startswith("TimeSig")}
     assert (len(metres) == 1) == steady
 
@@ -262,7 +266,7 @@ def test_the_metre_stays_if_asked_to(tiny_lstm, tokenizer, steady):
 def test_beams_follow_the_grammar(tiny_model, tokenizer, grammar):
     from transformers import LogitsProcessorList
 
-    from musegen.decoding import GrammarLogitsProcessor
+    from musegen.sampling import GrammarLogitsProcessor
 
     ids = torch.tensor([[tokenizer.bos_token_id]])
     processor = GrammarLogitsProcessor(grammar, [GrammarState()] * 3, [4] * 3, 1)
@@ -313,3 +317,42 @@ def test_walks_differ(grammar):
             state = grammar.advance(state, ids[-1])
         walks.append(ids)
     assert all(a != b for a, b in itertools.combinations(walks, 2))
+
+
+@pytest.mark.parametrize("keep", [{40}, {42}, {40, 42}])
+def test_a_variation_keeps_the_notes_of_some_programs(tokenizer, scores, keep):
+    """Uniform draws from what is allowed: the kept programs come back note for note, the others do not."""
+    score = without_unisons(scores["k155/movement3"])
+    score = g.slice_bars(score, 0, 6)
+    grammar = KeepingGrammar(tokenizer, tokenizer.base_ids(score), keep, {40, 41, 42})
+    rng = np.random.default_rng(0)
+    ids = [tokenizer.bos_token_id, *tokenizer.header_ids(controls_of(score))]
+    state = grammar.read(ids)
+    while state.kind != END:
+        ids.append(int(rng.choice(np.flatnonzero(grammar.allowed(state)))))
+        state = grammar.advance(state, ids[-1])
+        assert len(ids) < 5000
+    check_stream(tokenizer.token_names(ids)[1:])
+    before, after = (g.note_array(s) for s in (score, tokenizer.decode_score(ids)))
+    columns = ["onset", "duration", "pitch", "program"]
+    for program in (40, 41, 42):
+        same = before[before["program"] == program][columns].tolist() == (
+            after[after["program"] == program][columns].tolist()
+        )
+        assert same == (program in keep)
+    assert len(g.bar_grid(tokenizer.decode_score(ids))) == 6
+
+
+@pytest.mark.parametrize(("metre", "name"), [((3, 4), "3/4"), ((2, 2), "4/4"), ((6, 8), "6/8")])
+@pytest.mark.parametrize("steady", [True, False])
+def test_the_metre_can_be_told(tokenizer, metre, name, steady):
+    grammar = Grammar(tokenizer, steady_metre=steady, metre=metre)
+    state = grammar.read([tokenizer.left_id(2)])
+    opening = np.flatnonzero(grammar.allowed(state, 2))
+    first = [tokenizer.token_names([i]) for i in opening]
+    assert all(names[1:2] in ([], [f"TimeSig_{name}"]) for names in first)
+    state = grammar.advance(state, tokenizer.bar_id)
+    names = [tokenizer.token_names([i])[0] for i in np.flatnonzero(grammar.allowed(state, 2))]
+    assert set(names) == {f"TimeSig_{name}"}
+    with pytest.raises(RequestError, match="1 to 12 over 4"):
+        Grammar(tokenizer, metre=(13, 4))

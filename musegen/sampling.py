@@ -1,0 +1,328 @@
+"""Drawing one token a row: the grammar, the warpers, and randomness that belongs to the row alone.
+
+A draw is a race: each id that may come next has its probability divided by an exponential variate of its own, and
+the largest quotient wins (the Gumbel-max trick; Gumbel 1954, Maddison et al. 2014, arXiv:1411.0030). So a draw is an
+argmax, and what differs in the last bits of the logits hardly ever changes it: within a batch of any size, and in
+`generate`, the same seed gives the same piece.
+
+Warpers follow transformers in meaning and order: temperature, top_k, top_p, min_p. An id is tested only when it
+wins, so nothing is sorted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from musegen.errors import RequestError
+from musegen.grammar import Grammar, GrammarState
+from musegen.id_tables import BAR, END
+from musegen.repetition import BarLoops
+
+# Rounding moves a logit by about 2e-6 of the largest one. Two ids closer than this are told apart by a computation in
+# which the batch has no part.
+TOLERANCE = 2e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How ids are drawn.
+
+    Args:
+        temperature: Above 1 bolder, below 1 safer; 0 always takes the likeliest.
+        top_p: Draw from the likeliest ids that together have this probability.
+        top_k: Draw from so many ids at the most; 0 for all.
+        seed: The same seed gives the same music, whatever else is in the batch.
+        max_tokens: New ids a piece at the most, whatever the bar budget.
+        min_p: Draw from ids at least so likely, as a share of the likeliest; 0 for all.
+        repetition: Nats taken from each id that goes on with a loop of bars beyond what music does
+            (`musegen.repetition`); 0 for none. Notes, motifs and returns of earlier bars are never punished.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 0.97
+    top_k: int = 0
+    seed: int = 0
+    max_tokens: int = 16_384
+    min_p: float = 0.0
+    repetition: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature <= 5:
+            raise RequestError(f"temperature: between 0 and 5, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"top_p: above 0 and at most 1, not {self.top_p}")
+        if self.top_k < 0:
+            raise RequestError(f"top_k: 0 or more, not {self.top_k}")
+        if self.max_tokens < 1:
+            raise RequestError(f"max_tokens: 1 or more, not {self.max_tokens}")
+        if not 0 <= self.min_p <= 1:
+            raise RequestError(f"min_p: between 0 and 1, not {self.min_p}")
+        if not 0 <= self.repetition <= 20:
+            raise RequestError(f"repetition: between 0 and 20, not {self.repetition}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise RequestError(f"seed: a whole number from 0 to 2**63 - 1, not {self.seed!r}")
+
+
+class Row:
+    """One piece being drawn: where it stands in the grammar, its bar budget, its randomness.
+
+    Args:
+        grammar: Of the tokenizer.
+        state: After all ids so far.
+        bars: Whole length in bars; None lets the model end.
+        options: How to draw.
+        key: Whole numbers that name the row's randomness.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        state: GrammarState,
+        bars: int | None,
+        options: SamplingOptions,
+        key: Sequence[int] = (0, 0),
+    ):
+        self.grammar, self.state, self.bars = grammar, state, bars
+        self._random = np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
+        self.loops = BarLoops(grammar) if options.repetition else None
+
+    def allowed(self) -> np.ndarray:
+        """Which ids may come next, bool (vocabulary,)."""
+        return self.grammar.allowed(self.state, self.bars)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the bar budget is spent."""
+        return self.bars is not None and self.state.bars >= self.bars
+
+    @property
+    def ended(self) -> bool:
+        return self.state.kind == END
+
+    def noise(self, size: int) -> np.ndarray:
+        """The exponential variates of the next draw, float32 (size,)."""
+        return np.maximum(self._random.standard_exponential(size, dtype=np.float32), 1e-30)
+
+    def advance(self, token: int) -> None:
+        """Take a token as the next."""
+        self.state = self.grammar.advance(self.state, token)
+        if self.loops:
+            self.loops.advance(token)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One id for each row.
+
+    Args:
+        tokens: (rows,).
+        log_probs: Nats under the model, over the whole vocabulary, (rows,).
+        legal_log_probs: Nats over what the grammar allows, before temperature and the other warpers, (rows,).
+    """
+
+    tokens: list[int]
+    log_probs: list[float]
+    legal_log_probs: list[float]
+
+
+def grammar_scores(rows: Sequence[Row], logits: np.ndarray) -> np.ndarray:
+    """Logits, float32 (rows, vocabulary), with -inf where the grammar says no.
+
+    Where the bar budget is spent, what the model would give to another bar is given to the end of the piece.
+    """
+    allowed = [row.allowed() for row in rows]
+    scores = np.where(np.stack(allowed) if len(rows) > 1 else allowed[0][None], logits, -np.inf)
+    for i, row in enumerate(rows):
+        eos = row.grammar.eos
+        if row.is_full and allowed[i][eos]:
+            begins = logits[i][row.grammar.first == BAR]
+            scores[i, eos] = np.logaddexp.reduce(np.append(begins, logits[i, eos]))
+    return scores
+
+
+def draw(
+    rows: Sequence[Row],
+    logits: np.ndarray,
+    options: SamplingOptions,
+    reference: Callable[[int], np.ndarray] | None = None,
+) -> Draw:
+    """Draw the next id of each row.
+
+    Args:
+        rows: The pieces; their randomness moves on, their state does not.
+        logits: Of each, float32 (rows, vocabulary).
+        options: How to draw.
+        reference: Gives the logits of one row once more, computed so that no other row counts, for draws that
+            rounding could decide; None to let it.
+    """
+    noise = None
+    if options.temperature:
+        noise = [row.noise(logits.shape[1]) for row in rows]
+        noise = np.stack(noise) if len(rows) > 1 else noise[0][None]  # (rows, vocabulary)
+    legal = grammar_scores(rows, logits)
+    tokens, doubtful = _race(rows, legal, noise, options)
+    if reference is not None:
+        for i in np.flatnonzero(doubtful):
+            again = grammar_scores(rows[i : i + 1], reference(int(i))[None])
+            own = None if noise is None else noise[i : i + 1]
+            tokens[i] = _race(rows[i : i + 1], again, own, options)[0][0]
+    each = np.arange(len(rows))
+    nats = logits[each, tokens] - _log_sum_exp(logits)
+    legal_nats = legal[each, tokens] - _log_sum_exp(legal)
+    return Draw(tokens.tolist(), nats.tolist(), legal_nats.tolist())
+
+
+def _log_sum_exp(scores: np.ndarray) -> np.ndarray:
+    top = scores.max(1, keepdims=True)
+    return top[:, 0] + np.log(np.exp(scores - top).sum(1))
+
+
+def _race(
+    rows: Sequence[Row], scores: np.ndarray, noise: np.ndarray | None, options: SamplingOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Winners, (rows,), and whether rounding might have chosen them, bool (rows,)."""
+    if options.repetition:
+        scores = scores.copy()
+        for i, row in enumerate(rows):
+            row.loops.punish(scores[i], options.repetition)
+    each = np.arange(len(scores))
+    if noise is None:
+        race = scores.copy()  # in nats: the quotient of two is their difference
+        tokens = race.argmax(1)
+        best = race[each, tokens]
+        race[each, tokens] = -np.inf
+        return tokens, best - race.max(1) < 2 * TOLERANCE
+    scores = (scores - scores.max(1, keepdims=True)) / np.float32(options.temperature)
+    weights = np.exp(scores)
+    race = weights / noise
+    slack = 2 * TOLERANCE / options.temperature
+    tokens = race.argmax(1)
+    doubtful = np.zeros(len(scores), bool)
+    filters = options.top_p < 1 or options.top_k or options.min_p
+    for i in each:
+        while True:
+            token = tokens[i]
+            best, race[i, token] = race[i, token], 0
+            second = race[i].argmax()
+            doubtful[i] |= bool(race[i, second] > best * (1 - slack))
+            if not filters:
+                break
+            inside, sure = _survives(scores[i], weights[i], token, options, slack)
+            doubtful[i] |= not sure
+            if inside:
+                break
+            tokens[i] = second
+    return tokens, doubtful
+
+
+def _survives(
+    scores: np.ndarray, weights: np.ndarray, token: int, options: SamplingOptions, slack: float
+) -> tuple[bool, bool]:
+    """Whether top_k, top_p and min_p leave an id, and whether that is beyond rounding.
+
+    Args:
+        scores: (vocabulary,), 0 at the likeliest id.
+        weights: Their exponentials.
+        token: The id.
+        options: How to draw.
+        slack: What rounding can do to a difference of two scores.
+    """
+    own, inside, sure = scores[token], True, True
+    if options.min_p:
+        floor = np.log(options.min_p)
+        inside, sure = bool(own >= floor), bool(abs(own - floor) > slack)
+    total = None
+    above = scores > own
+    if options.top_k:
+        rank = int(np.count_nonzero(above))
+        inside &= rank < options.top_k
+        near = int(np.count_nonzero(np.abs(scores - own) < slack))  # the id itself among them
+        sure &= near == 1 or not rank - near < options.top_k <= rank + near
+        if options.top_p < 1 and options.top_k < len(weights):
+            total = float(np.partition(weights, -options.top_k)[-options.top_k :].sum())
+    if options.top_p < 1:
+        total = float(weights.sum()) if total is None else total
+        mass = float(weights[above].sum()) / total
+        near = float(weights[np.abs(scores - own) < slack].sum() - weights[token]) / total
+        inside &= mass < options.top_p
+        sure &= abs(mass - options.top_p) > slack + near
+    return inside, sure
+
+
+class GrammarLogitsProcessor(LogitsProcessor):
+    """Forbid what the grammar forbids, row by row, during `generate`.
+
+    Args:
+        grammar: Of the tokenizer.
+        states: Of each row, after all the ids that `generate` is called with.
+        bars: Bar budget of each row; None lets the model end.
+        prompt_length: Ids that `generate` is called with, padding included.
+    """
+
+    def __init__(
+        self, grammar: Grammar, states: Sequence[GrammarState], bars: Sequence[int | None], prompt_length: int
+    ):
+        self.grammar, self.length = grammar, prompt_length
+        self.start = list(states)
+        self.rows = [Row(grammar, state, limit, SamplingOptions()) for state, limit in zip(states, bars)]
+        self.seen: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores (rows, vocabulary) with -inf where the grammar says no."""
+        self._follow(input_ids[:, self.length :].cpu())
+        found = grammar_scores(self.rows, scores.float().cpu().numpy())
+        return torch.from_numpy(found).to(scores.device, scores.dtype)
+
+    def _follow(self, new: torch.Tensor) -> None:
+        """Bring the states up to date; a row that is not what it was (beam search) is read anew."""
+        known = 0 if self.seen is None else self.seen.shape[1]
+        for i, row in enumerate(self.rows):
+            if known and not torch.equal(self.seen[i], new[i, :known]):
+                row.state, unread = self.start[i], new[i]
+            else:
+                unread = new[i, known:]
+            for token in unread.tolist():
+                row.advance(token)
+        self.seen = new
+
+
+class DrawLogitsProcessor(GrammarLogitsProcessor):
+    """Draw within `generate` as `musegen.generation` draws: all but the drawn id become -inf.
+
+    With it, `generate(do_sample=False)` writes what the package's own loop writes for the same keys.
+
+    Args:
+        grammar: Of the tokenizer.
+        states: Of each row, after all the ids that `generate` is called with.
+        bars: Bar budget of each row; None lets the model end.
+        prompt_length: Ids that `generate` is called with, padding included.
+        options: How to draw.
+        keys: Names of the rows' randomness; by default the seed and the row's number.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        states: Sequence[GrammarState],
+        bars: Sequence[int | None],
+        prompt_length: int,
+        options: SamplingOptions,
+        keys: Sequence[Sequence[int]] | None = None,
+    ):
+        super().__init__(grammar, states, bars, prompt_length)
+        keys = keys or [(options.seed, i) for i in range(len(states))]
+        self.options = options
+        self.rows = [Row(grammar, state, limit, options, key) for state, limit, key in zip(states, bars, keys)]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores (rows, vocabulary): 0 for the drawn id, -inf for all others."""
+        self._follow(input_ids[:, self.length :].cpu())
+        tokens = draw(self.rows, scores.float().cpu().numpy(), self.options).tokens
+        out = torch.full_like(scores, -torch.inf)
+        out[torch.arange(len(tokens)), torch.tensor(tokens)] = 0
+        return out

@@ -1,0 +1,141 @@
+"""Draws against transformers' own warpers, and against the probabilities they should have."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from transformers import LogitsProcessorList, MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper
+from transformers import TopPLogitsWarper as TopP
+
+from musegen.errors import RequestError
+from musegen.grammar import Grammar, GrammarState
+from musegen.repetition import PLAYED, BarLoops
+from musegen.sampling import Row, SamplingOptions, draw, grammar_scores
+
+
+@pytest.fixture(scope="module")
+def grammar(tokenizer):
+    return Grammar(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def state(grammar, tokenizer):
+    """In the middle of a bar, where hundreds of ids may come."""
+    vocab = tokenizer.remi.vocab
+    names = ("Bar_None", "TimeSig_4/4", "Position_0", "Program_0", "Pitch_60", "Duration_1.0.24")
+    return grammar.read([vocab[name] for name in names])
+
+
+def warped(scores, options):
+    """What transformers leaves of scores, and how likely."""
+    warpers = [TemperatureLogitsWarper(options.temperature)]
+    if options.top_k:
+        warpers.append(TopKLogitsWarper(options.top_k))
+    if options.top_p < 1:
+        warpers.append(TopP(options.top_p))
+    if options.min_p:
+        warpers.append(MinPLogitsWarper(options.min_p))
+    return LogitsProcessorList(warpers)(None, torch.from_numpy(scores)).numpy()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize(
+    "settings",
+    [{"top_p": 1.0}, {"top_p": 0.6}, {"top_p": 0.95}, {"top_p": 1.0, "top_k": 3}, {"top_p": 1.0, "min_p": 0.2},
+     {"top_p": 0.7, "top_k": 20, "min_p": 0.05}],
+)  # fmt: skip
+def test_draws_are_transformers_warpers_and_then_a_race(grammar, state, temperature, settings):
+    options = SamplingOptions(temperature=temperature, **settings)
+    logits = np.random.default_rng(0).normal(0, 2, (300, len(grammar.legal))).astype(np.float32)
+    rows = [Row(grammar, state, None, options, (1, i)) for i in range(300)]
+    twins = [Row(grammar, state, None, options, (1, i)) for i in range(300)]
+    found = draw(rows, logits, options)
+    noise = np.stack([row.noise(logits.shape[1]) for row in twins])
+    expected = (warped(grammar_scores(rows, logits), options) - np.log(noise)).argmax(1)
+    assert found.tokens == expected.tolist()
+    assert len(set(found.tokens)) > 30
+
+
+def test_ids_are_drawn_as_often_as_they_are_likely(grammar, state):
+    options = SamplingOptions(temperature=0.8, top_p=0.9)
+    logits = np.random.default_rng(1).normal(0, 3, (1, len(grammar.legal))).astype(np.float32)
+    row = Row(grammar, state, None, options, (5,))
+    left = warped(grammar_scores([row], logits), options)[0].astype(float)
+    likely = np.exp(left - left.max())
+    likely /= likely.sum()
+    counts = np.bincount([draw([row], logits, options).tokens[0] for _ in range(6000)], minlength=len(likely))
+    error = np.sqrt(6000 * likely * (1 - likely))
+    assert counts[likely == 0].sum() == 0
+    assert np.all(np.abs(counts - 6000 * likely) <= 4.5 * error + 1)
+
+
+def test_a_full_budget_gives_the_next_bar_s_share_to_the_end(grammar, state, tokenizer):
+    logits = np.random.default_rng(2).normal(0, 2, (1, len(grammar.legal))).astype(np.float32)
+    row = Row(grammar, state, 1, SamplingOptions())
+    scores = grammar_scores([row], logits)[0]
+    begins = [i for i, e in enumerate(tokenizer.expansions) if len(e) and e[0] == tokenizer.remi.vocab["Bar_None"]]
+    expected = np.logaddexp.reduce(logits[0, [*begins, grammar.eos]])
+    assert scores[grammar.eos] == pytest.approx(expected, abs=1e-5)
+    assert np.all(scores[begins] == -np.inf)
+
+
+def test_doubts_are_settled_by_the_reference(grammar, state):
+    """Two ids nearly as likely: the reference decides, and only then is it asked."""
+    options = SamplingOptions(temperature=0)
+    logits = np.full((2, len(grammar.legal)), -5, np.float32)
+    a, b = np.flatnonzero(grammar.allowed(state))[:2]
+    logits[0, [a, b]] = 1, 1 + 1e-6
+    logits[1, [a, b]] = 1, 1.1
+    asked = []
+
+    def reference(row):
+        asked.append(row)
+        return np.where(np.arange(len(grammar.legal)) == a, 2, logits[row]).astype(np.float32)
+
+    rows = [Row(grammar, state, None, options) for _ in range(2)]
+    assert draw(rows, logits, options, reference).tokens == [a, b] and asked == [0]
+
+
+def test_loops_are_punished_and_music_is_not(grammar, tokenizer):
+    vocab = tokenizer.remi.vocab
+
+    def bar(pitch):
+        return [vocab[n] for n in ("Bar_None", "TimeSig_2/4", "Position_0", f"Pitch_{pitch}", "Duration_1.0.24")]
+
+    def punished(bars, begun=()):
+        loops = BarLoops(grammar)
+        for token in [tokenizer.bos_token_id, *itertools.chain(*bars), *begun]:
+            loops.advance(token)
+        scores = np.zeros(len(grammar.legal), np.float32)
+        loops.punish(scores, 3.0)
+        assert set(scores.tolist()) <= {0.0, -3.0}
+        return np.flatnonzero(scores).tolist()
+
+    a, b, c, d = map(bar, (60, 62, 64, 65))
+    # The bar that goes on is the last one here: whole, so that what comes next is a bar line.
+    assert punished([a] * PLAYED[1]) == []  # the fifth is not over: no fifth playing is known yet
+    assert vocab["Bar_None"] in punished([a] * (PLAYED[1] + 1))
+    assert punished([a] * PLAYED[1], a[:3]) == [a[3]]
+    assert punished([a] * PLAYED[1], b[:4]) == []
+    assert punished([a, b] * PLAYED[2], a[:2]) == [] or PLAYED[2] > 1
+    assert punished([a, b] * PLAYED[2] + [a], b[:3]) == [b[3]]
+    assert punished([a, b, c, d, a, b, c], d[:3]) == []
+    assert punished([a, b, c, d, b, a, c, d], a[:3]) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"min_p": -0.1}, {"min_p": 1.1}, {"repetition": -1}, {"seed": -1}, {"seed": 1.5}, {"temperature": 6}],
+)
+def test_bad_options_say_what_is_allowed(settings):
+    with pytest.raises(RequestError, match=next(iter(settings))):
+        SamplingOptions(**settings)
+
+
+def test_rows_have_randomness_of_their_own(grammar):
+    def noise(key):
+        return Row(grammar, GrammarState(), None, SamplingOptions(), key).noise(5).tolist()
+
+    assert noise((1, 2)) == noise((1, 2))
+    assert len({tuple(noise(key)) for key in [(1, 2), (2, 1), (1, 3), (0, 0)]}) == 4
