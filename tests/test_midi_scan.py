@@ -2,11 +2,11 @@
 
 import pytest
 import symusic
+from midi_files import END, NOTE, midi, mutated, quantity
 
 from musegen.errors import ScoreError
 from musegen.midi_scan import is_midi, scan_midi, unwrap_riff
 from musegen.scores import ScoreLimits, midi_bytes, parse_midi
-from midi_files import END, NOTE, midi, mutated, quantity
 
 TEMPO, METRE = b"\x00\xff\x51\x03\x07\xa1\x20", b"\x00\xff\x58\x04\x03\x02\x18\x08"
 
