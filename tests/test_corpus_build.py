@@ -1,4 +1,4 @@
-"""Builds that survive: killed anywhere, two at once, files that hang, crash or eat memory, corrupt files by the hundred.
+"""Builds that survive: killed anywhere, two at once, files that hang, crash or eat memory, hundreds of corrupt ones.
 
 Most run the real command on tunes made by hand, which read in a millisecond.
 """
