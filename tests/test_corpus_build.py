@@ -400,6 +400,17 @@ def test_limits_by_name_from_file_and_option(tmp_path):
     assert (settings["notes"], settings["bars"]) == (50, 9999)
 
 
+def test_the_docs_name_every_limit_reason_and_repair():
+    from musegen.canonical import REPAIRS
+    from musegen.corpus.report import REASONS
+
+    text = (Path(__file__).parents[1] / "docs" / "corpus.md").read_text(encoding="utf-8")
+    for name, value in BuildLimits().as_settings().items():
+        assert f"| `{name}` | {value} |" in text
+    for name, meaning in {**REASONS, **REPAIRS}.items():
+        assert f"| `{name}` | {meaning} |" in text
+
+
 # ---- tokens ------------------------------------------------------------------------------------------------
 
 
