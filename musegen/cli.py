@@ -88,16 +88,23 @@ def corpus_build(
     if not named:
         raise RequestError("corpus build: name a file, a folder, or a source such as music21:mozart")
     settings = {**(_yaml_settings(limits) if limits else {}), **_overrides(limit or [], "--limit")}
-    report = build_corpus(
-        named,
-        out,
-        split=SplitOptions(validation, test, seed),
-        limits=BuildLimits.from_settings(settings),
-        tokenizer=tokenizer,
-        workers=workers,
-        engine=engine,
-        restart=restart,
-    )
+    try:
+        report = build_corpus(
+            named,
+            out,
+            split=SplitOptions(validation, test, seed),
+            limits=BuildLimits.from_settings(settings),
+            tokenizer=tokenizer,
+            workers=workers,
+            engine=engine,
+            restart=restart,
+        )
+    except KeyboardInterrupt:
+        print(
+            f"\nmusegen: interrupted; what was read is kept in {out}.build, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
     print(report)
     print(f"corpus: {out}")
     if report.bad:
