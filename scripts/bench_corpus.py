@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -101,13 +102,20 @@ def build(paths: list[Path], workers: int, engine: str, folder: Path) -> dict[st
     command = [sys.executable, "-m", "musegen", "corpus", "build", str(folder / "in"), "--out", str(folder / "out")]
     command += ["--tokenizer", "remi", "--workers", str(workers), "--engine", engine]
     with Memory() as memory:
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), children_seconds()
         done = subprocess.run(command, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
+        seconds, processor = time.perf_counter() - start, children_seconds() - processor
     if done.returncode:
         raise SystemExit(f"the build failed:\n{done.stderr[-2000:]}")
     report = json.loads((folder / "out" / "report.json").read_text())
-    return {"files": len(paths), "seconds": seconds, "peak": memory.peak, **sizes(folder / "out", report)}
+    times = {"seconds": seconds, "processor": processor}
+    return {"files": len(paths), **times, "peak": memory.peak, **sizes(folder / "out", report)}
+
+
+def children_seconds() -> float:
+    """Processor's seconds of all processes below this one that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def sizes(out: Path, report: dict) -> dict[str, float]:
@@ -124,19 +132,19 @@ def sizes(out: Path, report: dict) -> dict[str, float]:
     return found
 
 
-def timed(paths: list[Path], work: Callable[[Path], object]) -> tuple[float, int]:
-    """Seconds for all files in this process, and how many raised."""
+def timed(paths: list[Path], work: Callable[[Path], object]) -> tuple[float, float, int]:
+    """Seconds for all files in this process, the processor's seconds, and how many files raised."""
     failed = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         work(paths[0])  # imports and caches
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         for path in paths:
             try:
                 work(path)
             except Exception:
                 failed += 1
-        return time.perf_counter() - start, failed
+        return time.perf_counter() - start, time.process_time() - processor, failed
 
 
 def bare_work() -> Callable[[Path], object]:
@@ -255,31 +263,39 @@ def measure_reduce(count: int) -> str:
         "seconds = time.perf_counter() - start - making\n"
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(f'{n:,} light rows reduced in {seconds:.1f} s, '\n"
-        "      f'{(after - before) * 1024 / n:,.0f} bytes a row at the peak, {len({*plan.groups.values()}):,} groups')\n"
+        "      f'{(after - before) * 1024 / n:,.0f} bytes a row at the peak, {len({*plan.groups.values()}):,} groups')"
     )
     done = subprocess.run([sys.executable, "-c", code, str(count)], capture_output=True, text=True)
     return done.stdout.strip() or f"failed: {done.stderr[-500:]}"
 
 
-def show_builds(rows: list[dict[str, float]], limits: list[tuple[int, float]], cores: int) -> None:
+def show_builds(rows: list[dict[str, float]], limits: list[tuple[int, float, float]], cores: int) -> None:
     """The table of sizes, the growth, and memory against the number of files."""
-    print(f"\n{'files':>7}{'build s':>10}{'files/s':>10}{'limit s':>10}{'files/s':>10}{'ratio':>8}{'peak MB':>10}")
-    for row, (count, seconds) in zip(rows, limits, strict=True):
+    print("\nwall time; ratio: files/s of the build over those of the limit")
+    print(f"{'files':>7}{'build s':>10}{'files/s':>10}{'limit s':>10}{'files/s':>10}{'ratio':>8}{'peak MB':>10}")
+    for row, (count, seconds, _) in zip(rows, limits, strict=True):
         rate, limit = row["files"] / row["seconds"], cores * count / seconds
         print(
             f"{row['files']:>7,}{row['seconds']:>10.2f}{rate:>10.1f}{seconds / cores:>10.2f}{limit:>10.1f}"
             f"{rate / limit:>8.2f}{row['peak'] / 1e6:>10.0f}"
         )
+    print("processor's time of all processes, which other work on the machine disturbs less")
+    print(f"{'files':>7}{'build s':>10}{'limit s':>10}{'ratio':>8}")
+    for row, (_, _, used) in zip(rows, limits, strict=True):
+        print(f"{row['files']:>7,}{row['processor']:>10.2f}{used:>10.2f}{used / row['processor']:>8.2f}")
     if len(rows) < 2:
         return
-    files, seconds = np.log([[r["files"], r["seconds"]] for r in rows]).T
-    slope, start = np.polyfit([r["files"] for r in rows], [r["seconds"] for r in rows], 1)
-    each = sum(s for _, s in limits) / sum(c for c, _ in limits) / cores
-    print(
-        f"growth exponent of the build {np.polyfit(files, seconds, 1)[0]:.2f} (1 is linear; a fixed start lowers it)"
-    )
-    print(f"straight line: {start:.2f} s to start, then {1e3 * slope:.2f} ms a file = {1 / slope:.0f} files/s; "
-          f"against the limit without the start {each / slope:.2f}")  # fmt: skip
+    files = np.array([r["files"] for r in rows], dtype=float)
+    for name, kind, limit, share in (("wall", "seconds", 1, cores), ("processor", "processor", 2, 1)):
+        spent = np.array([r[kind] for r in rows])
+        slope, start = np.polyfit(files, spent, 1)
+        each = sum(found[limit] for found in limits) / files.sum() / share
+        exponent = np.polyfit(np.log(files), np.log(spent), 1)[0]
+        rest = np.polyfit(np.log(files), np.log(np.maximum(spent - start, 1e-9)), 1)[0]
+        print(
+            f"{name}: {start:.2f} s to start, then {1e3 * slope:.2f} ms a file; ratio without the start "
+            f"{each / slope:.2f}; growth exponent {exponent:.2f}, without the start {rest:.2f} (1 is linear)"
+        )
     print(f"peak memory, largest size over smallest: {rows[-1]['peak'] / rows[0]['peak']:.2f}")
 
 
@@ -319,8 +335,8 @@ def main() -> int:
         builds, limits = [], []
         for some in chosen:
             builds.append(build(some, cores, options.engine, Path(folder) / "bench"))
-            seconds, failed = timed(some, work)
-            limits.append((len(some), seconds))
+            seconds, processor, failed = timed(some, work)
+            limits.append((len(some), seconds, processor))
             if failed:
                 print(f"the bare loop failed on {failed} of {len(some)} files")
         show_builds(builds, limits, cores)
@@ -348,7 +364,7 @@ def show_peers(paths: list[Path], row: dict[str, float], cores: int) -> None:
         except ImportError:
             print(f"{name}: not installed")
             continue
-        seconds, failed = timed(paths, work)
+        seconds, _, failed = timed(paths, work)
         rate = cores * len(paths) / seconds
         print(f"{name} in {cores} processes: {rate:.1f} files/s ({len(paths)} files, {failed} failed); "
               f"the build is {row['files'] / row['seconds'] / rate:.1f} times as fast")  # fmt: skip
