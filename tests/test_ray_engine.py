@@ -122,6 +122,19 @@ def test_a_killed_driver_goes_on_where_it_was(cluster, many, expected, tmp_path,
     assert contents(out) == expected
 
 
+def test_files_and_outcomes_cross_over_unchanged():
+    files = [
+        SourceFile(os.fsdecode(b"/a/\xff.mid"), "a/\\xff.mid", "w", "Bäch", "t", "l", "p", stamp="1:2"),
+        SourceFile("b.zip", "b.zip/1.mid", "w", data=b"\x00MThd", stamp="x"),
+    ]
+    assert ray_engine._files(ray_engine._file_table(files)) == files
+    readings = [
+        Reading("a", "1", {"notes": 3, "beats": 0.1, "programs": [0]}, b"\0m", b"f", b"", repairs={"padded_bars": 1}),
+        Reading("b", "", reason="limits", detail="5 notes"),
+    ]
+    assert list(ray_engine._readings(ray_engine._reading_table(readings))) == readings
+
+
 def test_files_come_in_batches_and_rounds_within_bounds(monkeypatch):
     files = [SourceFile("a.zip", f"{i}", "w", data=b"x" * 1000) for i in range(100)]
     monkeypatch.setattr(ray_engine, "BATCH_BYTES", 5000)

@@ -1,9 +1,9 @@
 """Files read on a Ray cluster, of one machine or of many, by the same stage function as on this one.
 
-Each round of files is one Ray Data job: batches of files go to actors, batches of outcomes come back, and the build
-that drives it records them as they come. An actor reads its files in an isolated worker process of its own
-(`musegen.workers`), so that a crash, a hang or a memory bomb costs that file alone, as it does without Ray. A batch
-whose actor was killed is read again by another.
+Each round of files is one Ray Data job: batches of files go to actors, batches of outcomes come back, both as Arrow
+tables, and the build that drives it records them as they come. An actor reads its files in an isolated worker process
+of its own (`musegen.workers`), so that a crash, a hang or a memory bomb costs that file alone, as it does without Ray.
+A batch whose actor was killed is read again by another.
 
 The cluster is the one that this process is connected to, else the one that `RAY_ADDRESS` names, else one made on this
 machine for the length of the call: as many processes as cores, loopback only, no dashboard, no usage reports. On
@@ -16,12 +16,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import json
 import logging
 import os
-import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from musegen.corpus.limits import BuildLimits
 from musegen.corpus.reading import Reading, ReadOptions, failed_reading, prepare, read_file
@@ -119,6 +121,38 @@ def _round(batches: Iterator[list[SourceFile]], most: int) -> list[list[SourceFi
     return taken
 
 
+_FILE = pa.schema(
+    [("path", pa.large_binary()), ("data", pa.large_binary())]
+    + [(f, pa.string()) for f in ("source", "work", "composer", "title", "license", "provenance", "stamp")]
+)
+_READING = pa.schema(
+    [(f, pa.string()) for f in ("source", "stamp", "reason", "detail", "row", "repairs")]
+    + [(f, pa.large_binary()) for f in ("midi", "fingerprint", "input_ids")]
+)
+
+
+def _file_table(files: list[SourceFile]) -> pa.Table:
+    rows = [{name: getattr(file, name) for name in _FILE.names} | {"path": os.fsencode(file.path)} for file in files]
+    return pa.Table.from_pylist(rows, schema=_FILE)
+
+
+def _files(table: pa.Table) -> list[SourceFile]:
+    return [SourceFile(**{**row, "path": os.fsdecode(row["path"])}) for row in table.to_pylist()]
+
+
+def _reading_table(readings: list[Reading]) -> pa.Table:
+    rows = []
+    for reading in readings:
+        row = {name: getattr(reading, name) for name in _READING.names}
+        rows.append(row | {"row": json.dumps(reading.row), "repairs": json.dumps(reading.repairs)})
+    return pa.Table.from_pylist(rows, schema=_READING)
+
+
+def _readings(table: pa.Table) -> Iterator[Reading]:
+    for row in table.to_pylist():
+        yield Reading(**row | {"row": json.loads(row["row"]), "repairs": json.loads(row["repairs"])})
+
+
 def _read_round(batches: list[list[SourceFile]], reader: dict[str, Any], workers: int) -> Iterator[Reading]:
     """One Ray Data job. Every file's outcome is given once, whatever the cluster repeats or loses."""
     import ray.data
@@ -126,27 +160,26 @@ def _read_round(batches: list[list[SourceFile]], reader: dict[str, Any], workers
     waiting = {file.source: file for batch in batches for file in batch}
     while waiting:
         before = len(waiting)
-        items = [{"files": pickle.dumps(left)} for b in batches if (left := [f for f in b if f.source in waiting])]
+        left = [[file for file in batch if file.source in waiting] for batch in batches]
+        blocks = [_file_table(files) for files in left if files]
         _quiet(ray.data.DataContext.get_current())
-        dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        actors = ray.data.ActorPoolStrategy(size=min(workers, len(items)))
-        made = dataset.map_batches(
-            _Reader, fn_constructor_kwargs=reader, batch_size=1, batch_format="numpy", compute=actors, num_cpus=1
+        actors = ray.data.ActorPoolStrategy(size=min(workers, len(blocks)))
+        made = ray.data.from_arrow(blocks).map_batches(
+            _Reader, fn_constructor_kwargs=reader, batch_size=None, batch_format="pyarrow", compute=actors, num_cpus=1
         )
-        for block in _results(made):
-            for data in block["readings"]:
-                for reading in pickle.loads(data):  # noqa: S301 - from our own actor
-                    file = waiting.pop(reading.source, None)
-                    if file is not None:
-                        _check_seen(file, reading)
-                        yield reading
+        for table in _results(made):
+            for reading in _readings(table):
+                file = waiting.pop(reading.source, None)
+                if file is not None:
+                    _check_seen(file, reading)
+                    yield reading
         if len(waiting) == before:
             raise CorpusError(f"engine ray: the cluster gave no outcome for {before:,} files")
 
 
-def _results(dataset) -> Iterator[dict[str, Any]]:
+def _results(dataset) -> Iterator[pa.Table]:
     try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ConfigError):
@@ -183,11 +216,6 @@ class _Reader:
         start = functools.partial(prepare, options)
         self.pool = WorkerPool(function, workers=1, limits=limits.worker, initializer=start)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        made = []
-        for data in batch["files"]:
-            files = pickle.loads(data)  # noqa: S301 - from the build that drives this
-            outcomes = self.pool.map(files)
-            found = [o.value if o.error is None else failed_reading(o.task, o.error) for o in outcomes]
-            made.append(pickle.dumps(found, protocol=pickle.HIGHEST_PROTOCOL))
-        return {"readings": made}
+    def __call__(self, table: pa.Table) -> pa.Table:
+        outcomes = self.pool.map(_files(table))
+        return _reading_table([o.value if o.error is None else failed_reading(o.task, o.error) for o in outcomes])
