@@ -178,22 +178,29 @@ def _without_graces(line: Line) -> Line:
 
 def _shingles_of(intervals: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     width = NOTES - 1
-    if len(intervals) < width:
+    count = len(intervals) - width + 1
+    if count < 1:
         return np.empty(0, np.uint64)
-    runs = np.lib.stride_tricks.sliding_window_view(intervals, width)  # (shingles, width)
-    rhythm = np.lib.stride_tricks.sliding_window_view(lengths, width - 1)  # (shingles, width - 1)
-    keep = np.ones(len(runs), dtype=bool)
+    # All windows at once by shifted views of the whole line; a matrix of windows takes three times as long.
+    keep = np.ones(count, dtype=bool)
     for period in range(1, _PERIOD + 1):
-        keep &= (runs[:, period:] != runs[:, :-period]).any(axis=1)
-    ordered = np.sort(runs, axis=1)
-    keep &= 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEWEST_INTERVALS
-    runs, rhythm = runs[keep], rhythm[keep]
-    code = np.zeros(len(runs), dtype=np.uint64)
+        breaks = np.append(0, np.cumsum(intervals[period:] != intervals[:-period]))
+        keep &= breaks[width - period :][:count] > breaks[:count]
+    found = np.zeros(count, dtype=np.int64)  # a bit for each interval
+    for k in range(width):
+        found |= 1 << intervals[k : k + count]
+    at = np.flatnonzero(keep & (_bit_counts()[found] >= _FEWEST_INTERVALS))
+    code = np.zeros(len(at), dtype=np.uint64)
     for k in range(width):  # 12 ** 8 * 3 ** 7 is below 2 ** 64: a number for each shingle, with no collision
-        code = code * np.uint64(12) + runs[:, k].astype(np.uint64)
+        code = code * np.uint64(12) + intervals[at + k].astype(np.uint64)
     for k in range(width - 1):
-        code = code * np.uint64(3) + rhythm[:, k].astype(np.uint64)
+        code = code * np.uint64(3) + lengths[at + k].astype(np.uint64)
     return code
+
+
+@functools.lru_cache(maxsize=1)
+def _bit_counts() -> np.ndarray:
+    return np.array([i.bit_count() for i in range(1 << 12)])
 
 
 def _hash(code: np.ndarray) -> np.ndarray:
