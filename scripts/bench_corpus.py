@@ -243,17 +243,24 @@ def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
 
 
 def measure_reduce(count: int) -> str:
-    """The global stage alone, on so many synthetic light rows; run in a fresh process for its memory."""
+    """The global stage alone, on so many synthetic light rows; run in a fresh process for its memory.
+
+    Three rows a work, which share about half of their fingerprints.
+    """
     code = (
         "import resource, sys, time, numpy as np\n"
         "from musegen.corpus.reading import Reading\n"
         "from musegen.corpus.reducing import reduce_rows\n"
         "from musegen.corpus.splitting import SplitOptions\n"
+        "from musegen.fingerprints import SIZE, VERSION\n"
         "n = int(sys.argv[1]); rng = np.random.default_rng(0)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "def rows():\n"
         "    for i in range(n):\n"
-        "        prints = rng.integers(2**32, size=200, dtype=np.uint32).tobytes()\n"
+        "        if i % 3 == 0: work = rng.integers(2**32, size=SIZE, dtype=np.uint32)\n"
+        "        own = np.where(rng.random(SIZE) < 0.7, work, rng.integers(2**32, size=SIZE, dtype=np.uint32))\n"
+        "        own[0], own[1] = VERSION, 500\n"
+        "        prints = own.astype('<u4').tobytes()\n"
         "        row = {'content_hash': rng.bytes(32).hex(), 'work': f'work {i // 3}', 'composer': f'{i % 500}',\n"
         "               'license': 'x', 'notes': int(rng.integers(100, 5000))}\n"
         "        yield Reading(f'folder/{i % 1000}/{i}.mid', '1:2', row=row, fingerprint=prints)\n"
