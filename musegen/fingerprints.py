@@ -108,15 +108,15 @@ def sketch(members: np.ndarray) -> np.ndarray:
     Returns:
         uint32 (SIZE,), as `fingerprint` returns it.
     """
-    from datasketch import MinHash
-
-    minhash = MinHash(
-        PERMUTATIONS, seed=_SEED, scheme="affine32", hashfunc=int, permutations=_permutations()
-    )  # `hashfunc`: shingles are hashes already
-    hashes = _hash(members)
+    # The numbers of `datasketch.MinHash`, without its import, which takes half a second of every process.
+    hashes = _finalize(_hash(members))[:, None]  # (shingles, 1)
+    factor, summand = _permutations()
+    minima = np.full(PERMUTATIONS, 2**32 - 1, dtype=np.uint32)
     for start in range(0, len(hashes), _ROWS):
-        minhash.update_batch(hashes[start : start + _ROWS].tolist())
-    return np.concatenate([np.array([VERSION, len(members)], np.uint32), minhash.hashvalues]).astype(np.uint32)
+        mixed = hashes[start : start + _ROWS] * factor  # (rows, permutations), modulo 2 ** 32
+        mixed += summand
+        np.minimum(minima, mixed.min(axis=0), out=minima)
+    return np.concatenate([np.array([VERSION, len(members)], np.uint32), minima])
 
 
 def lines(score: symusic.Score) -> list[Line]:
@@ -210,8 +210,16 @@ def _hash(code: np.ndarray) -> np.ndarray:
     return (code >> np.uint64(32)).astype(np.uint32)
 
 
-@functools.lru_cache(maxsize=1)
-def _permutations() -> np.ndarray:
-    from datasketch import MinHash
+def _finalize(values: np.ndarray) -> np.ndarray:
+    """The finalizer of MurmurHash3 for 32 bits, which `datasketch` puts before its permutations."""
+    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
 
-    return MinHash(PERMUTATIONS, seed=_SEED, scheme="affine32").permutations
+
+@functools.lru_cache(maxsize=1)
+def _permutations() -> tuple[np.ndarray, np.ndarray]:
+    """Odd factors and summands of h -> a * h + b modulo 2 ** 32, as `datasketch` draws them: uint32 each."""
+    draw = np.random.RandomState(_SEED)  # its numbers are the same in every version of numpy
+    factor = draw.randint(0, 1 << 31, PERMUTATIONS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return factor, draw.randint(0, 1 << 32, PERMUTATIONS, dtype=np.uint32)

@@ -242,6 +242,36 @@ def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
     return [(name, 1e3 * seconds / len(files)) for name, seconds in spent.items()], 1e3 * whole / len(files)
 
 
+def driver_shares(paths: list[Path], folder: Path) -> list[tuple[str, float]]:
+    """Milliseconds a file of what one process does for all workers, whatever the engine."""
+    from musegen.corpus import reading, reducing, splitting, writing
+    from musegen.corpus.journal import Journal
+    from musegen.sources import discover
+
+    def clock(call, *arguments):
+        start = time.perf_counter()
+        value = call(*arguments)
+        return value, 1e3 * (time.perf_counter() - start) / len(paths)
+
+    files, finding = clock(lambda: list(discover([str(path) for path in paths])))
+    options = reading.ReadOptions(tokenizer=reading.REMI)
+    readings = [reading.read_file(file, options) for file in files]
+    splitting.group_works([])  # imports
+    journal = Journal(folder / "journal", {})
+    _, appending = clock(lambda: [journal.append(found) for found in readings])
+    journal.close()
+    plan, reducing_time = clock(reducing.reduce_rows, readings, splitting.SplitOptions())
+    settings = {"tokenizer": reading.REMI}
+    read = readings.__getitem__
+    _, writing_time = clock(writing.write_corpus, folder / "driver", plan, read, read, settings)
+    return [
+        ("find the files", finding),
+        ("record outcomes", appending),
+        ("duplicates, groups, splits", reducing_time),
+        ("Parquet, card and checksums", writing_time),
+    ]
+
+
 def measure_reduce(count: int) -> str:
     """The global stage alone, on so many synthetic light rows; run in a fresh process for its memory.
 
