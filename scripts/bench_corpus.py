@@ -201,7 +201,7 @@ def muspy_work(path: Path) -> list[str]:
 
 
 def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
-    """Milliseconds a file that each stage of reading takes in one process, and all of `read_file`."""
+    """Milliseconds of processor's time a file that each stage of reading takes in one process, and all of `read_file`."""
     from musegen import canonical, scores
     from musegen.corpus import reading
     from musegen.midi_scan import scan_midi
@@ -213,9 +213,9 @@ def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
     spent: dict[str, float] = {}
 
     def clock(name: str, call, *arguments):
-        start = time.perf_counter()
+        start = time.process_time()
         value = call(*arguments)
-        spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+        spent[name] = spent.get(name, 0.0) + time.process_time() - start
         return value
 
     import symusic
@@ -236,22 +236,22 @@ def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
             clock("canonical MIDI", scores.midi_bytes, loaded.score)
         except Exception:
             continue
-        start = time.perf_counter()
+        start = time.process_time()
         reading.read_file(file, options)
-        whole += time.perf_counter() - start
+        whole += time.process_time() - start
     return [(name, 1e3 * seconds / len(files)) for name, seconds in spent.items()], 1e3 * whole / len(files)
 
 
 def driver_shares(paths: list[Path], folder: Path) -> list[tuple[str, float]]:
-    """Milliseconds a file of what one process does for all workers, whatever the engine."""
+    """Milliseconds of processor's time a file of what one process does for all workers, whatever the engine."""
     from musegen.corpus import reading, reducing, splitting, writing
     from musegen.corpus.journal import Journal
     from musegen.sources import discover
 
     def clock(call, *arguments):
-        start = time.perf_counter()
+        start = time.process_time()
         value = call(*arguments)
-        return value, 1e3 * (time.perf_counter() - start) / len(paths)
+        return value, 1e3 * (time.process_time() - start) / len(paths)
 
     files, finding = clock(lambda: list(discover([str(path) for path in paths])))
     options = reading.ReadOptions(tokenizer=reading.REMI)
@@ -336,19 +336,17 @@ def show_builds(rows: list[dict[str, float]], limits: list[tuple[int, float, flo
     print(f"peak memory, largest size over smallest: {rows[-1]['peak'] / rows[0]['peak']:.2f}")
 
 
-def show_scale(row: dict[str, float], milliseconds: float, cores: int) -> None:
+def show_scale(row: dict[str, float], reading: float, driving: float) -> None:
     """Bytes a note, and what a million such files cost."""
     notes, kept = row["notes"], row["kept"]
     print(f"\n{notes:,} notes in {kept:,} pieces: {notes / kept:,.0f} notes a piece")
     print(f"bytes a note: canonical MIDI {row['midi'] / notes:.2f}, token ids {2 * row['tokens'] / notes:.2f} "
           f"({row['tokens'] / notes:.2f} tokens), Parquet with both {row['parquet'] / notes:.2f}, "
           f"whole folder {row['folder'] / notes:.2f}")  # fmt: skip
-    hours = milliseconds * 1e6 / 1e3 / 3600
-    print(
-        f"a million such files: {hours:.1f} core hours of reading, {row['folder'] / kept * 1e6 / 1e9:.1f} GB on disk"
-    )
-    reading = ", ".join(f"{3600 * hours / n / 60:,.1f} min on {n:,}" for n in (cores, 64, 1000))
-    print(f"reading alone, by cores: {reading}")
+    print(f"a million such files: {reading / 3.6:.1f} core hours of reading, {driving / 3.6:.1f} hours of the one "
+          f"process, {row['folder'] / kept / 1e3:.1f} GB on disk")  # fmt: skip
+    for cores in (2, 64, 1000):
+        print(f"reading on {cores:>5,} cores: {reading * 1e3 / 60 / cores:>8.1f} min")
 
 
 def main() -> int:
@@ -384,10 +382,11 @@ def main() -> int:
         for name, each in shares:
             print(f"{name:<28}{each:>10.2f}{each / sum(e for _, e in shares):>8.0%}")
         print(f"{'read_file as a whole':<28}{whole:>10.2f}")
-        slope = (
-            np.polyfit([b["files"] for b in builds], [b["seconds"] for b in builds], 1)[0] if len(builds) > 1 else 0
-        )
-        show_scale(builds[-1], max(1e3 * slope * cores, whole), cores)
+        shares = driver_shares(spread(chosen[-1], 500), Path(folder))
+        print(f"\n{'one process for all workers':<28}{'ms a file':>10}")
+        for name, each in shares:
+            print(f"{name:<28}{each:>10.2f}")
+        show_scale(builds[-1], whole, sum(each for _, each in shares))
     if options.reduce_rows:
         print(measure_reduce(options.reduce_rows))
     return 0
