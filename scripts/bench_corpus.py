@@ -201,7 +201,7 @@ def muspy_work(path: Path) -> list[str]:
 
 
 def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
-    """Milliseconds of processor's time a file that each stage of reading takes in one process, and all of `read_file`."""
+    """Milliseconds of processor's time a file that each stage of reading takes, and all of `read_file`."""
     from musegen import canonical, scores
     from musegen.corpus import reading
     from musegen.midi_scan import scan_midi
