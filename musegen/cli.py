@@ -80,7 +80,7 @@ def corpus_build(
     limits: Annotated[Path | None, typer.Option(help="A YAML file of limits; --limit goes over it.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Tokenize too: a tokenizer's folder, or remi.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; one a core by default.")] = None,
-    engine: Annotated[str, typer.Option(help="Where files are read: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="Where files are read: local, or ray (docs/scale.md).")] = "local",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted build left.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any file cannot be used.")] = False,
     seed: Seed = 0,
@@ -94,16 +94,23 @@ def corpus_build(
     if not named:
         raise RequestError("corpus build: name a file, a folder, or a source such as music21:mozart")
     settings = {**(_yaml_settings(limits) if limits else {}), **_overrides(limit or [], "--limit")}
-    report = build_corpus(
-        named,
-        out,
-        split=SplitOptions(validation, test, seed),
-        limits=BuildLimits.from_settings(settings),
-        tokenizer=tokenizer,
-        workers=workers,
-        engine=engine,
-        restart=restart,
-    )
+    try:
+        report = build_corpus(
+            named,
+            out,
+            split=SplitOptions(validation, test, seed),
+            limits=BuildLimits.from_settings(settings),
+            tokenizer=tokenizer,
+            workers=workers,
+            engine=engine,
+            restart=restart,
+        )
+    except KeyboardInterrupt:
+        print(
+            f"\nmusegen: interrupted; what was read is kept in {out}.build, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
     print(report)
     print(f"corpus: {out}")
     if report.bad:

@@ -108,15 +108,15 @@ def sketch(members: np.ndarray) -> np.ndarray:
     Returns:
         uint32 (SIZE,), as `fingerprint` returns it.
     """
-    from datasketch import MinHash
-
-    minhash = MinHash(
-        PERMUTATIONS, seed=_SEED, scheme="affine32", hashfunc=int, permutations=_permutations()
-    )  # `hashfunc`: shingles are hashes already
-    hashes = _hash(members)
+    # The numbers of `datasketch.MinHash`, without its import, which takes half a second of every process.
+    hashes = _finalize(_hash(members))[:, None]  # (shingles, 1)
+    factor, summand = _permutations()
+    minima = np.full(PERMUTATIONS, 2**32 - 1, dtype=np.uint32)
     for start in range(0, len(hashes), _ROWS):
-        minhash.update_batch(hashes[start : start + _ROWS].tolist())
-    return np.concatenate([np.array([VERSION, len(members)], np.uint32), minhash.hashvalues]).astype(np.uint32)
+        mixed = hashes[start : start + _ROWS] * factor  # (rows, permutations), modulo 2 ** 32
+        mixed += summand
+        np.minimum(minima, mixed.min(axis=0), out=minima)
+    return np.concatenate([np.array([VERSION, len(members)], np.uint32), minima])
 
 
 def lines(score: symusic.Score) -> list[Line]:
@@ -178,22 +178,29 @@ def _without_graces(line: Line) -> Line:
 
 def _shingles_of(intervals: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     width = NOTES - 1
-    if len(intervals) < width:
+    count = len(intervals) - width + 1
+    if count < 1:
         return np.empty(0, np.uint64)
-    runs = np.lib.stride_tricks.sliding_window_view(intervals, width)  # (shingles, width)
-    rhythm = np.lib.stride_tricks.sliding_window_view(lengths, width - 1)  # (shingles, width - 1)
-    keep = np.ones(len(runs), dtype=bool)
+    # All windows at once by shifted views of the whole line; a matrix of windows takes three times as long.
+    keep = np.ones(count, dtype=bool)
     for period in range(1, _PERIOD + 1):
-        keep &= (runs[:, period:] != runs[:, :-period]).any(axis=1)
-    ordered = np.sort(runs, axis=1)
-    keep &= 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEWEST_INTERVALS
-    runs, rhythm = runs[keep], rhythm[keep]
-    code = np.zeros(len(runs), dtype=np.uint64)
+        breaks = np.append(0, np.cumsum(intervals[period:] != intervals[:-period]))
+        keep &= breaks[width - period :][:count] > breaks[:count]
+    found = np.zeros(count, dtype=np.int64)  # a bit for each interval
+    for k in range(width):
+        found |= 1 << intervals[k : k + count]
+    at = np.flatnonzero(keep & (_bit_counts()[found] >= _FEWEST_INTERVALS))
+    code = np.zeros(len(at), dtype=np.uint64)
     for k in range(width):  # 12 ** 8 * 3 ** 7 is below 2 ** 64: a number for each shingle, with no collision
-        code = code * np.uint64(12) + runs[:, k].astype(np.uint64)
+        code = code * np.uint64(12) + intervals[at + k].astype(np.uint64)
     for k in range(width - 1):
-        code = code * np.uint64(3) + rhythm[:, k].astype(np.uint64)
+        code = code * np.uint64(3) + lengths[at + k].astype(np.uint64)
     return code
+
+
+@functools.lru_cache(maxsize=1)
+def _bit_counts() -> np.ndarray:
+    return np.array([i.bit_count() for i in range(1 << 12)])
 
 
 def _hash(code: np.ndarray) -> np.ndarray:
@@ -203,8 +210,16 @@ def _hash(code: np.ndarray) -> np.ndarray:
     return (code >> np.uint64(32)).astype(np.uint32)
 
 
-@functools.lru_cache(maxsize=1)
-def _permutations() -> np.ndarray:
-    from datasketch import MinHash
+def _finalize(values: np.ndarray) -> np.ndarray:
+    """The finalizer of MurmurHash3 for 32 bits, which `datasketch` puts before its permutations."""
+    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
 
-    return MinHash(PERMUTATIONS, seed=_SEED, scheme="affine32").permutations
+
+@functools.lru_cache(maxsize=1)
+def _permutations() -> tuple[np.ndarray, np.ndarray]:
+    """Odd factors and summands of h -> a * h + b modulo 2 ** 32, as `datasketch` draws them: uint32 each."""
+    draw = np.random.RandomState(_SEED)  # its numbers are the same in every version of numpy
+    factor = draw.randint(0, 1 << 31, PERMUTATIONS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return factor, draw.randint(0, 1 << 32, PERMUTATIONS, dtype=np.uint32)

@@ -326,7 +326,9 @@ def find_shifts(onsets: np.ndarray) -> np.ndarray:
         return np.zeros(len(onsets))
     # Triplets moved by a triplet are still plain; beats and half beats, where most notes begin, tell more.
     fits += 1.0 * (place < 0.15) + 0.5 * (np.abs(place - 12.0) < 0.15)
-    best = _best_path(fits)
+    # Notes that begin together are one step of the path: a change among them can gain nothing over one beside them.
+    first = np.flatnonzero(np.append(True, onsets[1:] != onsets[:-1]))
+    best = np.repeat(_best_path(np.add.reduceat(fits, first)), np.diff(np.append(first, len(onsets))))
     return shifts[best] * unit
 
 

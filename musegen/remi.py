@@ -10,7 +10,9 @@ notes only sound on are written too, so that a stream has as many bars as its sc
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import symusic
 
 from musegen import grid as g
 from musegen.errors import TokenizerError
+from musegen.remi_encoding import encode_ids
 
 SPECIAL_TOKENS = ("PAD", "BOS", "EOS", "SEP")
 # Positions a beat of Duration tokens, by length in beats: short notes exactly, long ones to a quarter beat.
@@ -55,6 +58,24 @@ def remi_config(extra_tokens: Sequence[str] = ()):
     )
 
 
+def untrained_remi():
+    """A `miditok.REMI` of `remi_config`, without torch where nothing has imported that yet.
+
+    miditok imports torch for its data sets if it can: three seconds and 170 MB that a process which only encodes
+    scores has no use for.
+    """
+    datasets = "miditok.pytorch_data"
+    unneeded = "miditok" not in sys.modules and "torch" not in sys.modules
+    if unneeded:
+        sys.modules[datasets] = None  # an import of it now fails, which miditok expects
+    try:
+        from miditok import REMI
+    finally:
+        if unneeded:
+            del sys.modules[datasets]
+    return REMI(remi_config())
+
+
 def remi_ids(remi, score: symusic.Score) -> np.ndarray:
     """REMI ids of a canonical score, before BPE.
 
@@ -65,7 +86,10 @@ def remi_ids(remi, score: symusic.Score) -> np.ndarray:
     Returns:
         int32 (tokens,).
     """
-    ids = np.asarray(remi.encode(one_track_a_program(score), encode_ids=False).ids, dtype=np.int32)
+    merged = one_track_a_program(score)
+    ids = encode_ids(remi, merged)
+    if ids is None:
+        ids = np.asarray(remi.encode(merged, encode_ids=False).ids, dtype=np.int32)
     ids = _name_programs(ids, remi.vocab)
     bars = g.bar_grid(score)
     written = int((ids == remi.vocab["Bar_None"]).sum())
@@ -91,11 +115,7 @@ def one_track_a_program(score: symusic.Score) -> symusic.Score:
 
 def _name_programs(ids: np.ndarray, vocabulary: dict[str, int]) -> np.ndarray:
     """Put a Program token before the first note of each bar that does not name its program."""
-    programs = np.zeros(len(vocabulary), bool)
-    pitches = np.zeros(len(vocabulary), bool)
-    for name, i in vocabulary.items():
-        programs[i] = name.startswith("Program_")
-        pitches[i] = name.startswith(("Pitch_", "PitchDrum_"))
+    programs, pitches = _program_and_pitch_ids(tuple(vocabulary.items()))
     is_program, is_pitch = programs[ids], pitches[ids]
     index = np.arange(len(ids))
     bar = np.cumsum(ids == vocabulary["Bar_None"])
@@ -104,6 +124,16 @@ def _name_programs(ids: np.ndarray, vocabulary: dict[str, int]) -> np.ndarray:
     firsts = firsts[np.unique(bar[firsts], return_index=True)[1]]
     missing = firsts[(last[firsts] >= 0) & (bar[last[firsts]] < bar[firsts])]
     return np.insert(ids, missing, ids[last[missing]])
+
+
+@functools.lru_cache(maxsize=8)
+def _program_and_pitch_ids(vocabulary: tuple[tuple[str, int], ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Which ids are Program tokens, and which are pitches: bool (ids,) each."""
+    programs, pitches = np.zeros((2, len(vocabulary)), bool)
+    for name, i in vocabulary:
+        programs[i] = name.startswith("Program_")
+        pitches[i] = name.startswith(("Pitch_", "PitchDrum_"))
+    return programs, pitches
 
 
 def remi_score(remi, base_ids: np.ndarray) -> symusic.Score:

@@ -273,7 +273,7 @@ def _candidates(minima, members, works, options: GroupOptions, progress: bool) -
 def _pairs(bucket: np.ndarray, minima: np.ndarray, column: int, works, limit: int, depth: int = 0) -> Iterator:
     """The pairs of a bucket's rows, all of them in a small one, as `_candidates` codes them."""
     if len(bucket) <= limit:
-        first, second = np.triu_indices(len(bucket), 1)
+        first, second = _all_pairs(len(bucket))
     elif depth < _DEPTH:
         column = (column + 1) % minima.shape[1]
         values = minima[bucket, column]
@@ -290,6 +290,11 @@ def _pairs(bucket: np.ndarray, minima: np.ndarray, column: int, works, limit: in
     else:
         first, second = np.arange(len(bucket) - 1), np.arange(1, len(bucket))
     yield from _coded(bucket[first], bucket[second], works)
+
+
+@functools.lru_cache(maxsize=64)
+def _all_pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(count, 1)
 
 
 def _coded(first: np.ndarray, second: np.ndarray, works: np.ndarray) -> Iterator[np.ndarray]:

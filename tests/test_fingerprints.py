@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import symusic
 from alterations import changed
+from datasketch import MinHash
 
 from musegen import fingerprints as f
 from musegen import grid as g
@@ -134,3 +135,12 @@ def test_workers_need_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("count", [0, 1, 511, 513, 3000])
+def test_minima_are_those_of_datasketch(count):
+    members = np.unique(np.random.default_rng(count).integers(2**63, size=count).astype(np.uint64))
+    reference = MinHash(f.PERMUTATIONS, seed=f._SEED, scheme="affine32", hashfunc=int)
+    reference.update_batch(f._hash(members).tolist())
+    found = f.sketch(members)
+    assert found.dtype == np.uint32 and found[2:].tolist() == reference.hashvalues.tolist()

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def read_file(file: SourceFile, options: ReadOptions | None = None) -> Reading:
         row = piece_row(loaded, file)
         ids = b""
         if options.tokenizer is not None:
-            tokenizer, row["vocabulary"] = _tokenizer(options.tokenizer)
-            ids = np.ascontiguousarray(tokenizer.base_ids(loaded.score), dtype="<u2").tobytes()
+            base_ids, row["vocabulary"] = _tokenizer(options.tokenizer)
+            ids = np.ascontiguousarray(base_ids(loaded.score), dtype="<u2").tobytes()
     except (ScoreError, WorkerError) as error:
         return failed_reading(file, error)
     repairs = {name: count for name, count in loaded.repairs.items() if count}
@@ -147,19 +148,20 @@ def key_name(sharps: int, minor: int) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(name: str):
-    """A tokenizer, and the SHA-256 of the names and ids that its `base_ids` are written in."""
-    from musegen.remi import remi_config
-    from musegen.tokenizer import load_tokenizer, wrap_remi
-
+def _tokenizer(name: str) -> tuple[Callable[[Any], np.ndarray], str]:
+    """What gives a score's ids before BPE, and the SHA-256 of the names and ids that those are written in."""
     if name == REMI:
-        from miditok import REMI as Remi
+        from musegen.remi import remi_ids, untrained_remi
 
-        tokenizer = wrap_remi(Remi(remi_config()), trained=False)
+        remi = untrained_remi()
+        base_ids = functools.partial(remi_ids, remi)
     else:
+        from musegen.tokenizer import load_tokenizer
+
         tokenizer = load_tokenizer(name)
-    vocabulary = json.dumps(sorted(tokenizer.remi.vocab.items()))
-    return tokenizer, hashlib.sha256(vocabulary.encode()).hexdigest()
+        remi, base_ids = tokenizer.remi, tokenizer.base_ids
+    vocabulary = json.dumps(sorted(remi.vocab.items()))
+    return base_ids, hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
 def tokenizer_files(name: str) -> str:
