@@ -76,17 +76,29 @@ def corpus_build(
     out: Out = Path("corpus"),
     validation: Annotated[float, typer.Option(help="Share of the notes for validation.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the notes for testing.")] = 0.1,
+    test_work: Annotated[list[str] | None, typer.Option(help="A work to test on, * for any; may recur.")] = None,
+    validation_work: Annotated[list[str] | None, typer.Option(help="A work for validation; may recur.")] = None,
+    test_composer: Annotated[list[str] | None, typer.Option(help="Test on all works of; may recur.")] = None,
+    validation_composer: Annotated[list[str] | None, typer.Option(help="Validate on all works of.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, as in docs/corpus.md; may recur.")] = None,
     limits: Annotated[Path | None, typer.Option(help="A YAML file of limits; --limit goes over it.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Tokenize too: a tokenizer's folder, or remi.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; one a core by default.")] = None,
     engine: Annotated[str, typer.Option(help="Where files are read: local, or ray (docs/scale.md).")] = "local",
+    plain_card: Annotated[bool, typer.Option("--plain-card", help="Without the leakage audit and picture.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted build left.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any file cannot be used.")] = False,
     seed: Seed = 0,
 ):
     """Read scores into a corpus, split by work. An interrupted build goes on when the same command is given again."""
     from musegen.corpus import BuildLimits, SplitOptions, build_corpus
+
+    told: list[str] = []
+
+    def finish(folder: Path) -> None:
+        from musegen.corpus_card import write_card
+
+        told.append(write_card(folder, name=out.resolve().name))
 
     if not 0 <= validation < 1 or not 0 <= test < 1 or validation + test >= 1:
         raise RequestError("--validation and --test: shares from 0 to below 1 that leave something to train on")
@@ -98,12 +110,21 @@ def corpus_build(
         report = build_corpus(
             named,
             out,
-            split=SplitOptions(validation, test, seed),
+            split=SplitOptions(
+                validation,
+                test,
+                seed,
+                tuple(test_work or ()),
+                tuple(validation_work or ()),
+                tuple(test_composer or ()),
+                tuple(validation_composer or ()),
+            ),
             limits=BuildLimits.from_settings(settings),
             tokenizer=tokenizer,
             workers=workers,
             engine=engine,
             restart=restart,
+            finish=None if plain_card else finish,
         )
     except KeyboardInterrupt:
         print(
@@ -113,6 +134,7 @@ def corpus_build(
         raise typer.Exit(130) from None
     print(report)
     print(f"corpus: {out}")
+    print(*[line for text in told for line in text.splitlines()[1:]], sep="\n")
     if report.bad:
         print(f"musegen: warning: {report.warning()}", file=sys.stderr)
     if report.bad and strict:

@@ -244,7 +244,8 @@ def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
 
 def driver_shares(paths: list[Path], folder: Path) -> list[tuple[str, float]]:
     """Milliseconds of processor's time a file of what one process does for all workers, whatever the engine."""
-    from musegen.corpus import reading, reducing, splitting, writing
+    from musegen import work_groups
+    from musegen.corpus import reading, reducing, writing
     from musegen.corpus.journal import Journal
     from musegen.sources import discover
 
@@ -256,11 +257,11 @@ def driver_shares(paths: list[Path], folder: Path) -> list[tuple[str, float]]:
     files, finding = clock(lambda: list(discover([str(path) for path in paths])))
     options = reading.ReadOptions(tokenizer=reading.REMI)
     readings = [reading.read_file(file, options) for file in files]
-    splitting.group_works([])  # imports
+    work_groups.group_works([])  # imports
     journal = Journal(folder / "journal", {})
     _, appending = clock(lambda: [journal.append(found) for found in readings])
     journal.close()
-    plan, reducing_time = clock(reducing.reduce_rows, readings, splitting.SplitOptions())
+    plan, reducing_time = clock(reducing.reduce_rows, readings, work_groups.SplitOptions())
     settings = {"tokenizer": reading.REMI}
     read = readings.__getitem__
     _, writing_time = clock(writing.write_corpus, folder / "driver", plan, read, read, settings)
@@ -281,7 +282,7 @@ def measure_reduce(count: int) -> str:
         "import resource, sys, time, numpy as np\n"
         "from musegen.corpus.reading import Reading\n"
         "from musegen.corpus.reducing import reduce_rows\n"
-        "from musegen.corpus.splitting import SplitOptions\n"
+        "from musegen.work_groups import SplitOptions\n"
         "from musegen.fingerprints import SIZE, VERSION\n"
         "n = int(sys.argv[1]); rng = np.random.default_rng(0)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

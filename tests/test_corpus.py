@@ -11,10 +11,10 @@ from datasets import Dataset, load_dataset
 from musegen import grid as g
 from musegen.corpus import SplitOptions, build_corpus, corpus_scores, features, load_corpus, verify_corpus
 from musegen.corpus.reducing import LightRow
-from musegen.corpus.splitting import split_by_group
 from musegen.corpus_stats import describe
 from musegen.errors import CorpusError
 from musegen.scores import content_hash, load_score, midi_bytes
+from musegen.work_groups import split_by_group
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,19 @@ def test_a_killed_actor_and_a_killed_worker_lose_nothing(cluster, many, expected
 @needs_ray
 def test_a_killed_driver_goes_on_where_it_was(cluster, many, expected, tmp_path, monkeypatch):
     out, journal = tmp_path / "out", tmp_path / "out.build" / "journal"
-    command = [sys.executable, "-m", "musegen", "corpus", "build", str(many), "--out", str(out), "--engine", "ray"]
+    command = [
+        sys.executable,
+        "-m",
+        "musegen",
+        "corpus",
+        "build",
+        "--plain-card",
+        str(many),
+        "--out",
+        str(out),
+        "--engine",
+        "ray",
+    ]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
     driver = subprocess.Popen([*command, "--tokenizer", "remi"], env=environment, stderr=subprocess.PIPE)
     while driver.poll() is None and not (journal.is_file() and journal.stat().st_size > 100_000):

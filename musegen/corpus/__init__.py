@@ -21,7 +21,7 @@ from musegen.corpus.loading import corpus_scores, features, load_corpus, verify_
 from musegen.corpus.reading import ReadOptions, key_name, piece_row, read_file
 from musegen.corpus.report import REPORT_FILE, CorpusReport
 from musegen.corpus.schema import SPLITS
-from musegen.corpus.splitting import SplitOptions
+from musegen.work_groups import SplitOptions
 
 __all__ = [
     "REPORT_FILE",

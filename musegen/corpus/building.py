@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from musegen.corpus.limits import BuildLimits
 from musegen.corpus.reading import REMI, Reading, ReadOptions, read_file, tokenizer_files
 from musegen.corpus.reducing import reduce_rows
 from musegen.corpus.report import REPORT_FILE, CorpusReport
-from musegen.corpus.splitting import SplitOptions
 from musegen.corpus.work_folder import WorkFolder
 from musegen.corpus.writing import recover, swap_in, write_corpus
 from musegen.errors import CorpusError
 from musegen.sources import SourceFile, count_scores, discover
+from musegen.work_groups import SplitOptions
 
 # What a recorded outcome depends on beside the settings.
-_LIBRARIES = ("musegen", "symusic", "verovio", "miditok", "numpy")
+_LIBRARIES = ("musegen", "symusic", "verovio", "miditok", "numpy", "datasketch")
 
 
 def build_corpus(
@@ -36,6 +36,7 @@ def build_corpus(
     workers: int | None = None,
     engine: str = "local",
     restart: bool = False,
+    finish: Callable[[Path], Any] | None = None,
     progress: bool = True,
 ) -> CorpusReport:
     """Read all scores of the sources and write the corpus.
@@ -52,6 +53,8 @@ def build_corpus(
         workers: Worker processes; by default one a core.
         engine: Where files are read; a name of `musegen.corpus.engines.ENGINES`.
         restart: Throw away what an interrupted build left.
+        finish: Called with the folder once it is whole and before it takes its place, to add to it: the card with its
+            audit (`musegen.corpus_card`), say.
         progress: Show a bar.
 
     Raises:
@@ -78,7 +81,7 @@ def build_corpus(
         options = ReadOptions(limits.score, tokenizer)
         total = count_scores(sources) if progress else None
         order = _read_all(files, journal, lambda todo: run(todo, options, limits, workers), total, progress)
-        report = _finish(work, out, journal, order, split, signature)
+        report = _finish(work, out, journal, order, split, signature, finish)
         work.remove()
     finally:
         if journal is not None:
@@ -132,12 +135,18 @@ def _read_all(files: Iterator[SourceFile], journal: Journal, run, total: int | N
 
 
 def _finish(
-    work: WorkFolder, out: Path, journal: Journal, order: list[bytes], split: SplitOptions, signature: dict[str, Any]
+    work: WorkFolder,
+    out: Path,
+    journal: Journal,
+    order: list[bytes],
+    split: SplitOptions,
+    signature: dict[str, Any],
+    finish: Callable[[Path], Any] | None,
 ) -> CorpusReport:
     def light(index: int) -> Reading:
         return journal.read(order[index], light=True)
 
-    plan = reduce_rows(map(light, range(len(order))), split)
+    plan = reduce_rows(map(light, range(len(order))), split, lambda index: journal.read(order[index]).midi)
     if not plan.parts:
         found = [light(index) for index in range(min(3, len(order)))]
         reasons = "; ".join(f"{reading.source}: {reading.reason}" for reading in found)
@@ -150,6 +159,8 @@ def _finish(
     settings["split"] = dataclasses.asdict(split)
     shutil.rmtree(work.new, ignore_errors=True)
     report = write_corpus(work.new, plan, lambda index: journal.read(order[index]), light, settings)
+    if finish is not None:
+        finish(work.new)
     swap_in(work.new, out, work.old)
     return report
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import symusic
 
 from musegen import grid as g
-from musegen.canonical import LoadedScore, ScoreLimits
+from musegen.canonical import DEFAULT_QPM, LoadedScore, ScoreLimits
 from musegen.errors import MusegenError, ScoreError, TokenizerError, WorkerError
+from musegen.fingerprints import fingerprint
 from musegen.scores import content_hash, load_score, midi_bytes, read_score
 from musegen.sources import SourceFile
 
@@ -95,7 +97,7 @@ def read_file(file: SourceFile, options: ReadOptions | None = None) -> Reading:
         file.stamp,
         row=row,
         midi=midi_bytes(loaded.score),
-        fingerprint=np.ascontiguousarray(_fingerprint(loaded.score), dtype="<u4").tobytes(),
+        fingerprint=np.ascontiguousarray(fingerprint(loaded.score), dtype="<u4").tobytes(),
         input_ids=ids,
         repairs=repairs,
     )
@@ -135,10 +137,21 @@ def piece_row(loaded: LoadedScore, file: SourceFile) -> dict[str, Any]:
         "notes": len(notes),
         "bars": len(bars),
         "beats": float(bars.starts[-1] / g.TICKS_PER_QUARTER),
+        "seconds": playing_time(score),
         "key": "" if key is None else key_name(key.key, key.tonality),
         "metre": about["metre"],
         "programs": np.unique(notes["program"]).tolist(),
     }
+
+
+def playing_time(score: symusic.Score) -> float:
+    """Seconds from the beginning to the end of the last note, at the score's own tempos."""
+    end = g.last_end(score)
+    times = [0] + [int(t.time) for t in score.tempos if 0 < t.time < end]
+    before = [t.qpm for t in score.tempos if t.time <= 0][-1:] or [DEFAULT_QPM]
+    qpm = np.array(before + [t.qpm for t in score.tempos if 0 < t.time < end])
+    lengths = np.diff([*times, end])
+    return float((lengths / g.TICKS_PER_QUARTER / qpm * 60.0).sum())
 
 
 def key_name(sharps: int, minor: int) -> str:
@@ -179,11 +192,3 @@ def tokenizer_files(name: str) -> str:
             raise TokenizerError(f"{name}: no music tokenizer there ({file} missing)")
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _fingerprint(score) -> np.ndarray:
-    try:
-        from musegen.fingerprints import fingerprint
-    except ImportError:
-        return np.empty(0, np.uint32)
-    return fingerprint(score)

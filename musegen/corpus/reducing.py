@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from musegen.corpus.reading import Reading
 from musegen.corpus.schema import SPLITS
-from musegen.corpus.splitting import SplitOptions, group_works, split_by_group
+from musegen.fingerprints import shingles
+from musegen.scores import parse_midi
+from musegen.work_groups import SplitOptions, group_works, split_by_group
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,12 +63,16 @@ class Plan:
     repairs: dict[str, tuple[int, int]]
 
 
-def reduce_rows(readings: Iterable[Reading], options: SplitOptions) -> Plan:
+def reduce_rows(
+    readings: Iterable[Reading], options: SplitOptions, midi_of: Callable[[int], bytes] | None = None
+) -> Plan:
     """Drop exact duplicates, group works that share music, and part the groups.
 
     Args:
         readings: Of all files, in their order; light ones will do.
         options: How to part them.
+        midi_of: Gives the MIDI bytes of a file by its index, so that doubtful pairs of works are counted exactly;
+            without it their fingerprints' estimates decide.
     """
     first: dict[bytes, int] = {}
     duplicates: dict[int, int] = {}
@@ -90,7 +96,13 @@ def reduce_rows(readings: Iterable[Reading], options: SplitOptions) -> Plan:
         work, composer, licence = (texts.setdefault(v, v) for v in _texts(reading.row))
         prints = np.frombuffer(reading.fingerprint, dtype="<u4")
         rows.append(LightRow(index, reading.source, work, composer, licence, reading.row["notes"], prints))
-    groups = group_works(rows)
+    music = None
+    if midi_of is not None:
+
+        def music(i: int) -> np.ndarray:
+            return shingles(parse_midi(midi_of(rows[i].index), rows[i].source).score)
+
+    groups = group_works(rows, shingles_of=music)
     parts = split_by_group(rows, groups, options) if rows else {}
     plan = Plan(
         found,

@@ -25,6 +25,7 @@ COLUMNS: dict[str, str | list[str]] = {
     "notes": "int32",
     "bars": "int32",
     "beats": "float32",
+    "seconds": "float32",
     "key": "string",
     "metre": "string",
     "programs": ["int16"],
@@ -34,7 +35,7 @@ COLUMNS: dict[str, str | list[str]] = {
 TOKENS = "input_ids"
 TOKENS_TYPE = ["uint16"]
 # Older corpora lack these; nothing that trains needs them.
-OPTIONAL = ("group", "fingerprint")
+OPTIONAL = ("group", "fingerprint", "seconds")
 
 
 def columns(tokens: bool) -> dict[str, str | list[str]]:
