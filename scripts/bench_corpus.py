@@ -108,7 +108,8 @@ def build(paths: list[Path], workers: int, engine: str, folder: Path) -> dict[st
     if done.returncode:
         raise SystemExit(f"the build failed:\n{done.stderr[-2000:]}")
     report = json.loads((folder / "out" / "report.json").read_text())
-    times = {"seconds": seconds, "processor": processor}
+    # What a cluster's daemons and actors used is nobody's child's: not known.
+    times = {"seconds": seconds, "processor": processor if engine == "local" else 0.0}
     return {"files": len(paths), **times, "peak": memory.peak, **sizes(folder / "out", report)}
 
 
@@ -316,6 +317,8 @@ def show_builds(rows: list[dict[str, float]], limits: list[tuple[int, float, flo
             f"{row['files']:>7,}{row['seconds']:>10.2f}{rate:>10.1f}{seconds / cores:>10.2f}{limit:>10.1f}"
             f"{rate / limit:>8.2f}{row['peak'] / 1e6:>10.0f}"
         )
+    if not rows[0]["processor"]:
+        return
     print("processor's time of all processes, which other work on the machine disturbs less")
     print(f"{'files':>7}{'build s':>10}{'limit s':>10}{'ratio':>8}")
     for row, (_, _, used) in zip(rows, limits, strict=True):
