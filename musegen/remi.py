@@ -10,6 +10,8 @@ notes only sound on are written too, so that a stream has as many bars as its sc
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +55,19 @@ def remi_config(extra_tokens: Sequence[str] = ()):
         program_changes=True,
         use_pitchdrum_tokens=False,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def plain_vocabulary() -> dict[str, int]:
+    """Names and ids of the package's own REMI, without control tokens and merges; not to be changed."""
+    from miditok import REMI
+
+    return dict(REMI(remi_config()).vocab)
+
+
+def vocabulary_hash(vocabulary: dict[str, int]) -> str:
+    """SHA-256 of names and ids: by it a corpus says what its REMI ids mean."""
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
 
 
 def remi_ids(remi, score: symusic.Score) -> np.ndarray:

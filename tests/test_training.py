@@ -218,7 +218,7 @@ def test_batch_that_does_not_part_among_processes_is_refused(ground, tmp_path, m
     from musegen import training
 
     class Three:
-        num_processes, is_main_process = 3, True
+        num_processes, process_index, is_main_process = 3, 0, True
 
     monkeypatch.setattr(training, "make_accelerator", lambda config: Three())
     with pytest.raises(ConfigError, match="does not part evenly"):

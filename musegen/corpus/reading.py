@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,7 @@ def key_name(sharps: int, minor: int) -> str:
 @functools.lru_cache(maxsize=1)
 def _tokenizer(name: str):
     """A tokenizer, and the SHA-256 of the names and ids that its `base_ids` are written in."""
-    from musegen.remi import remi_config
+    from musegen.remi import remi_config, vocabulary_hash
     from musegen.tokenizer import load_tokenizer, wrap_remi
 
     if name == REMI:
@@ -158,8 +157,7 @@ def _tokenizer(name: str):
         tokenizer = wrap_remi(Remi(remi_config()), trained=False)
     else:
         tokenizer = load_tokenizer(name)
-    vocabulary = json.dumps(sorted(tokenizer.remi.vocab.items()))
-    return tokenizer, hashlib.sha256(vocabulary.encode()).hexdigest()
+    return tokenizer, vocabulary_hash(tokenizer.remi.vocab)
 
 
 def tokenizer_files(name: str) -> str:
