@@ -9,6 +9,7 @@ by the step and the process, so that a resumed run draws what an uninterrupted o
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ class Trainer:
         self.stream = make_stream(train_pieces, tokenizer, config, rank=rank, world=world)
         self.bare = model
         self.takes_positions = context_of(model) is not None
+        self.takes_resets = "resets" in inspect.signature(model.forward).parameters
         self.optimizer = make_optimizer(model, config)
         self.model = self.accelerator.prepare_model(model)
         self.out = Path(config.out)
@@ -156,10 +158,14 @@ class Trainer:
     def _inputs(self, blocks: np.ndarray) -> dict[str, torch.Tensor]:
         ids = self._moved(blocks)
         inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
-        if self.takes_positions and self.layout.opens[blocks[:, 1:]].any():
-            # Only blocks with two windows need positions; without them attention takes its fastest path.
-            positions = position_ids(blocks, np.flatnonzero(self.layout.opens))
-            inputs["position_ids"] = self._moved(positions)
+        opens = self.layout.opens[blocks]
+        opens[:, 0] = False
+        # Only blocks with two windows need to tell them apart; without, a model takes its fastest path.
+        if opens.any():
+            if self.takes_positions:
+                inputs["position_ids"] = self._moved(position_ids(blocks, np.flatnonzero(self.layout.opens)))
+            elif self.takes_resets:
+                inputs["resets"] = torch.from_numpy(opens)
         return inputs
 
     def _moved(self, values: np.ndarray) -> torch.Tensor:

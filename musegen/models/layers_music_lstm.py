@@ -124,7 +124,7 @@ class MusicLstmLayer(nn.Module):
             inputs: (batch, time, input_size).
             state: Hidden and cell state to start from, each (1, batch, hidden); None for zeros.
             lengths: Steps of each row to read, (batch,), where 0 leaves its state alone; None for all.
-            resets: Steps before which rows forget their state: the step, and 0 for the rows that forget, else 1,
+            resets: Steps before which rows forget their state: the step, and False for the rows that forget,
                 (batch, 1). Ascending; not with `lengths`.
 
         Returns:

@@ -135,7 +135,7 @@ class MusicLstmModel(MusicLstmPreTrainedModel):
             order = mask.logical_not().int().argsort(dim=1, stable=True)  # (batch, time)
             hidden = reorder(hidden, order)
             lengths = None if cache is None else mask.sum(dim=1)  # (batch,)
-        resets = _reset_steps(resets)
+        resets = _reset_steps(resets, hidden.device)
         for index, layer in enumerate(self.layers):
             hidden = self.layer_dropout(hidden) if index else hidden
             past = None if cache is None else cache.layers[index]
@@ -165,7 +165,7 @@ class MusicLstmModel(MusicLstmPreTrainedModel):
         ends = ends if positions is None else ends[:, positions]  # (batch, chosen)
         starts = (ends - self.config.window + 1).maximum(first)  # (batch, chosen)
         if resets is not None:
-            begins = torch.where(resets, torch.arange(total - time, total, device=embeds.device), 0)
+            begins = torch.where(resets.to(embeds.device), torch.arange(total - time, total, device=embeds.device), 0)
             begins = begins.cummax(dim=1).values  # (batch, time)
             starts = starts.maximum(begins if positions is None else begins[:, positions])
         starts = starts.flatten()  # (windows,) = (batch * chosen,)
@@ -286,12 +286,15 @@ class MusicLstmForCausalLM(MusicLstmPreTrainedModel, GenerationMixin):
         return candidates[drawn], count / len(candidates)
 
 
-def _reset_steps(resets: torch.Tensor | None) -> list[tuple[int, torch.Tensor]]:
-    """Steps before which rows forget, ascending, each with 0 for the rows that do and 1 for the others, (batch, 1)."""
+def _reset_steps(resets: torch.Tensor | None, device: torch.device) -> list[tuple[int, torch.Tensor]]:
+    """Steps before which rows forget, ascending, each with False for the rows that do, (batch, 1).
+
+    A GPU need not be waited for where `resets` is on the CPU.
+    """
     if resets is None:
         return []
     steps = resets.any(dim=0).nonzero()[:, 0].tolist()
-    return [(step, (~resets[:, step, None]).float()) for step in steps]
+    return [(step, (~resets[:, step, None]).to(device)) for step in steps]
 
 
 def _token_mask(attention_mask: torch.Tensor | None, time: int) -> torch.Tensor | None:
