@@ -4,8 +4,8 @@ A stream is a row of chunks; a chunk is a function of the settings, the epoch an
 three numbers, resuming makes one chunk again, and the batches are the same for any number of workers: who makes a
 chunk does not matter, and they are used in their order.
 
-Workers are processes of torch's `DataLoader`, not threads: merging holds Python's lock half of the time, and a thread
-would take it from the training step. They live as long as the stream, each with one chunk in the making or waiting.
+Workers are processes of torch's `DataLoader`, not threads: more than half of the making of a chunk is Python code, and
+a thread would take the interpreter's lock from the training step. They live as long as the stream, each with one chunk in the making or waiting.
 """
 
 from __future__ import annotations
