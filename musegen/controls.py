@@ -15,12 +15,12 @@ names and meanings; ids are `musegen.tokenizer`'s. Units: bars; tempo in quarter
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import re
 import unicodedata
 from collections.abc import Sequence
 
-import numpy as np
 import symusic
 
 from musegen import grid as g
@@ -157,7 +157,7 @@ def find_composer(name: str, known: Sequence[str]) -> str:
 
 def left_step(bars: int) -> int:
     """The step of `LEFT_STEPS` for a number of bars left, 1 or more."""
-    return LEFT_STEPS[int(np.searchsorted(LEFT_STEPS, bars, side="right")) - 1]
+    return LEFT_STEPS[bisect.bisect_right(LEFT_STEPS, bars) - 1]
 
 
 def left_width(step: int) -> int | None:

@@ -11,6 +11,7 @@ notes only sound on are written too, so that a stream has as many bars as its sc
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -74,6 +75,17 @@ def untrained_remi():
         if unneeded:
             del sys.modules[datasets]
     return REMI(remi_config())
+
+
+@functools.lru_cache(maxsize=1)
+def plain_vocabulary() -> dict[str, int]:
+    """Names and ids of the package's own REMI, without control tokens and merges; not to be changed."""
+    return dict(untrained_remi().vocab)
+
+
+def vocabulary_hash(vocabulary: dict[str, int]) -> str:
+    """SHA-256 of names and ids: by it a corpus says what its REMI ids mean."""
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
 
 
 def remi_ids(remi, score: symusic.Score) -> np.ndarray:

@@ -23,10 +23,12 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFas
 from musegen import controls as c
 from musegen import grid as g
 from musegen.errors import ScoreError, TokenizerError
+from musegen.ranges import playable_shift
 from musegen.remi import SPECIAL_TOKENS, parameters_of, remi_ids, remi_of, remi_score
 from musegen.scores import ScoreLimits, canonical_score, limit_unisons
 
 MIDITOK_FILE = "miditok.json"
+_NO_PROGRAM = -2  # in place of a program, of ids that name none
 
 
 class MusicTokenizer(PreTrainedTokenizerFast):
@@ -348,15 +350,14 @@ class MusicTokenizer(PreTrainedTokenizerFast):
         return out
 
     def transpositions(self, base_ids: np.ndarray) -> tuple[int, int]:
-        """The lowest and highest transposition that keeps every pitch within what its program could play.
+        """The lowest and highest transposition that keeps every pitch within what its program can play.
 
-        Pitches stay in 21..108, the piano's keyboard, or in the piece's own compass where that is wider.
+        A program that the piece takes beyond its range (`musegen.ranges`) goes no further there.
         """
         base_ids = np.asarray(base_ids)
-        pitches = base_ids[self._pitched(base_ids)] - self._first_pitch
-        if not len(pitches):
-            return 0, 0
-        return min(0, 21 - int(pitches.min())), max(0, 108 - int(pitches.max()))
+        pitched = np.flatnonzero(self._pitched(base_ids))
+        programs = self._programs_in_force(base_ids)[pitched]
+        return playable_shift(base_ids[pitched] - self._first_pitch, np.maximum(programs, 0))
 
     @property
     def _first_pitch(self) -> int:
@@ -367,10 +368,25 @@ class MusicTokenizer(PreTrainedTokenizerFast):
         pitched = (base_ids >= first) & (base_ids < first + 128)
         drums = self.remi.vocab.get("Program_-1")
         if drums is not None and np.any(base_ids == drums):
-            programs = np.array([name.startswith("Program_") for name in self._base_names])[base_ids]
-            last = np.maximum.accumulate(np.where(programs, np.arange(len(base_ids)), -1))
-            pitched &= ~((last >= 0) & (base_ids[np.maximum(last, 0)] == drums))
+            pitched &= self._programs_in_force(base_ids) != g.DRUMS
         return pitched
+
+    def _programs_in_force(self, base_ids: np.ndarray) -> np.ndarray:
+        """For each id the program that was named last; 0, which General MIDI begins with, before any."""
+        programs = self._program_table[base_ids]
+        named = np.maximum.accumulate(np.where(programs != _NO_PROGRAM, np.arange(len(base_ids)), -1))
+        return np.where(named >= 0, programs[np.maximum(named, 0)], 0)
+
+    @property
+    def _program_table(self) -> np.ndarray:
+        table = self.__dict__.get("_programs")
+        if table is None:
+            table = np.full(self.base_size, _NO_PROGRAM)
+            for name, i in self.remi.vocab.items():
+                if name.startswith("Program_"):
+                    table[i] = int(name.removeprefix("Program_"))
+            self.__dict__["_programs"] = table
+        return table
 
 
 def wrap_remi(remi, trained: bool = True) -> MusicTokenizer:

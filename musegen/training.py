@@ -1,6 +1,7 @@
 """The one Accelerate loop that trains every model of the package.
 
-One process or many, one device or none: the same global batches, the same loss. The loss of a step is the sum
+One process or many, one device or none: the same global batches of pieces in memory, the same loss; a corpus that is
+streamed gives each process batches of its own (`musegen.blocks.parquet`). The loss of a step is the sum
 over the targets of all processes and micro-batches divided by their number, in nats a token. Dropout is seeded
 by the step and the process, so that a resumed run draws what an uninterrupted one draws.
 """
@@ -8,10 +9,10 @@ by the step and the process, so that a resumed run draws what an uninterrupted o
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import inspect
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,22 @@ import numpy as np
 import torch
 
 from musegen import checkpointing
-from musegen.blocks import BlockOptions, BlockStream, StreamPosition, TrainingPiece, position_ids, training_piece
-from musegen.controls import controls_of
+from musegen.blocks import ShardedPieces, position_ids
 from musegen.errors import CheckpointError, ConfigError
 from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
 from musegen.optimizers import make_optimizer
 from musegen.tokenizer import MusicTokenizer
 from musegen.training_config import TrainingConfig, learning_rate_at, resolve_precision
+from musegen.training_data import (
+    Pieces,
+    ScoredPiece,
+    gather_positions,
+    load_training_data,
+    make_stream,
+    position_of,
+    run_signature,
+)
 
 HISTORY_FILE = "history.jsonl"
 DONE_FILE = "training.json"
@@ -55,7 +64,7 @@ class Trainer:
     Args:
         model: Fresh, or to go on from.
         tokenizer: Saved beside the weights.
-        train_pieces: The training pieces.
+        train_pieces: The training pieces, or a split of a corpus to stream.
         validation_pieces: Ids with BOS and EOS, and notes, of each validation piece.
         config: `corpus` and `tokenizer` are not read here.
         accelerator: An `accelerate.Accelerator`; made by `make_accelerator` by default.
@@ -66,8 +75,8 @@ class Trainer:
         self,
         model: torch.nn.Module,
         tokenizer: MusicTokenizer,
-        train_pieces: Sequence[TrainingPiece],
-        validation_pieces: Sequence[tuple[Sequence[int], int]],
+        train_pieces: Pieces,
+        validation_pieces: Sequence[ScoredPiece],
         config: TrainingConfig,
         *,
         accelerator=None,
@@ -75,22 +84,15 @@ class Trainer:
     ):
         self.config, self.tokenizer = config, tokenizer
         self.accelerator = accelerator or make_accelerator(config)
-        world = self.accelerator.num_processes
-        if config.batch_size % world:
-            raise ConfigError(f"batch_size {config.batch_size} does not part evenly among {world} processes")
         self.progress = progress and self.accelerator.is_main_process
         self.validation = list(validation_pieces)
         self.layout = StreamLayout(tokenizer)
-        options = BlockOptions(
-            block_size=config.block_size,
-            transpose=config.transpose,
-            control_dropout=config.control_dropout,
-            infill=config.infill,
-            seed=config.seed,
-        )
-        self.stream = BlockStream(train_pieces, tokenizer, options, batch_size=config.batch_size)
+        self.pieces = train_pieces
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.stream = make_stream(train_pieces, tokenizer, config, rank=rank, world=world)
         self.bare = model
         self.takes_positions = context_of(model) is not None
+        self.takes_resets = "resets" in inspect.signature(model.forward).parameters
         self.optimizer = make_optimizer(model, config)
         self.model = self.accelerator.prepare_model(model)
         self.out = Path(config.out)
@@ -121,6 +123,7 @@ class Trainer:
             if self.step % config.save_every == 0 or last:
                 self._save()
         bar.close()
+        self.stream.close()
         self.accelerator.wait_for_everyone()
         result = TrainingResult(self.history, self.best_step, self._best_bits(), resumed)
         if self.accelerator.is_main_process:
@@ -129,14 +132,14 @@ class Trainer:
         return result
 
     def _train_step(self, blocks: np.ndarray) -> torch.Tensor:
-        """One optimiser step on a global batch (batch, block_size); returns its loss, nats a token."""
+        """One optimiser step on a batch (batch, block_size) of the stream; returns its loss, nats a token."""
         config, accelerator = self.config, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 1009 + rank)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config)
-        targets = blocks.shape[0] * (blocks.shape[1] - 1)
-        own = blocks[rank::world]
+        own = blocks if isinstance(self.pieces, ShardedPieces) else blocks[rank::world]
+        targets = config.batch_size * (blocks.shape[1] - 1)
         size = min(config.micro_batch_size or len(own), len(own))
         parts = [own[i : i + size] for i in range(0, len(own), size)]
         total = torch.zeros((), device=accelerator.device)
@@ -153,14 +156,22 @@ class Trainer:
         return total
 
     def _inputs(self, blocks: np.ndarray) -> dict[str, torch.Tensor]:
-        device = self.accelerator.device
-        ids = torch.from_numpy(blocks).to(device, non_blocking=True)
+        ids = self._moved(blocks)
         inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
-        if self.takes_positions and self.layout.opens[blocks[:, 1:]].any():
-            # Only blocks with two windows need positions; without them attention takes its fastest path.
-            positions = position_ids(blocks, np.flatnonzero(self.layout.opens))
-            inputs["position_ids"] = torch.from_numpy(positions).to(device, non_blocking=True)
+        opens = self.layout.opens[blocks]
+        opens[:, 0] = False
+        # Only blocks with two windows need to tell them apart; without, a model takes its fastest path.
+        if opens.any():
+            if self.takes_positions:
+                inputs["position_ids"] = self._moved(position_ids(blocks, np.flatnonzero(self.layout.opens)))
+            elif self.takes_resets:
+                inputs["resets"] = torch.from_numpy(opens)
         return inputs
+
+    def _moved(self, values: np.ndarray) -> torch.Tensor:
+        tensor, device = torch.from_numpy(np.ascontiguousarray(values)), self.accelerator.device
+        # Only from pinned memory does a copy to a GPU go on while the step is being launched.
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
     def _validate(self) -> dict[str, float]:
         losses = torch.stack(self._window)
@@ -204,21 +215,22 @@ class Trainer:
         rows = [row["bits_per_note"] for row in self.history if row["step"] == self.best_step]
         return rows[0] if rows else math.nan
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, positions: list[list[int]]) -> dict[str, Any]:
         return {
             "step": self.step,
-            "position": dataclasses.asdict(self.stream.position),
+            "positions": positions,
             "history": self.history,
             "best": self.best if math.isfinite(self.best) else None,
             "best_step": self.best_step,
             "stale": self.stale,
             "window": [float(x) for x in self._window],
-            "run": run_signature(self.config, self.stream.pieces),
+            "run": run_signature(self.config, self.tokenizer, self.pieces),
         }
 
     def _save(self) -> None:
+        state = self._state(gather_positions(self.stream, self.accelerator))
         if self.accelerator.is_main_process:
-            checkpointing.save_checkpoint(self.out / "checkpoints", self.bare, self.optimizer, self._state())
+            checkpointing.save_checkpoint(self.out / "checkpoints", self.bare, self.optimizer, state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -226,7 +238,7 @@ class Trainer:
         if not found:
             return 0
         state = checkpointing.read_state(found[-1])
-        if state["run"] != run_signature(self.config, self.stream.pieces):
+        if state["run"] != run_signature(self.config, self.tokenizer, self.pieces):
             raise CheckpointError(
                 f"{found[-1]}: of a run with other settings or another corpus; remove it or name another `out`"
             )
@@ -234,7 +246,7 @@ class Trainer:
         self.step, self.history, self.stale = state["step"], state["history"], state["stale"]
         self.best = math.inf if state["best"] is None else state["best"]
         self.best_step = state["best_step"]
-        self.stream.position = StreamPosition(**state["position"])
+        self.stream.position = position_of(state["positions"], self.stream, str(found[-1]))
         self._window = [torch.tensor(x, device=self.accelerator.device) for x in state["window"]]
         return self.step
 
@@ -264,18 +276,6 @@ def make_accelerator(config: TrainingConfig):
     return Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
 
 
-def run_signature(config: TrainingConfig, pieces: Iterable[TrainingPiece]) -> str:
-    """By which a checkpoint knows its run: all settings that change the weights, and the corpus."""
-    settings = {
-        k: v for k, v in dataclasses.asdict(config).items() if k not in ("corpus", "tokenizer", "out", "save_every")
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for piece in pieces:
-        digest.update(np.ascontiguousarray(piece.base_ids, dtype="<i4").tobytes())
-        digest.update(repr(piece.controls).encode())
-    return digest.hexdigest()
-
-
 def save_model(model, tokenizer: MusicTokenizer, out: Path) -> None:
     """Write model and tokenizer as a Hub folder; each file is replaced only when the new one is whole."""
     aside = out / ".partial"
@@ -294,36 +294,20 @@ def write_json(path: Path, value: Any) -> None:
     aside.replace(path)
 
 
-def _composed(rows):
-    """Composer and canonical score of each row of a split."""
-    from musegen.corpus import corpus_scores
-
-    return ((composer, score) for composer, (_, score) in zip(rows["composer"], corpus_scores(rows)))
-
-
 def train_from_config(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
     """Train as a configuration says: load the corpus and the tokenizer, build the model, run.
 
     Raises:
         MusegenError: Naming the setting, the folder or the file that is wrong.
     """
-    from musegen.corpus import load_corpus
     from musegen.models import PRESETS, build_model, load_causal_lm
     from musegen.tokenizer import load_tokenizer
 
     for name in ("corpus", "tokenizer", "out"):
         if not getattr(config, name):
             raise ConfigError(f"{name}: a folder is needed")
-    corpus, tokenizer = load_corpus(config.corpus), load_tokenizer(config.tokenizer)
-    rows = corpus["train"]
-    train = [training_piece(tokenizer, score, composer) for composer, score in _composed(rows)]
-    held = corpus.get("validation")
-    if held is None:
-        raise ConfigError(f"{config.corpus}: no validation split; a corpus of three works or more has one")
-    validation = [
-        (tokenizer.encode_score(score, controls=controls_of(score, composer)), notes)
-        for notes, (composer, score) in zip(held["notes"], _composed(held))
-    ]
+    tokenizer = load_tokenizer(config.tokenizer)
+    data = load_training_data(config, tokenizer, progress=progress)
     torch.manual_seed(config.seed)
     if config.model in PRESETS:
         model = build_model(
@@ -341,4 +325,4 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
                 f"model {config.model} has {model.config.vocab_size} tokens, the tokenizer {config.tokenizer} "
                 f"{len(tokenizer)}; go on with the tokenizer that lies beside the model"
             )
-    return Trainer(model, tokenizer, train, validation, config, progress=progress).run()
+    return Trainer(model, tokenizer, data.train, data.validation, config, progress=progress).run()

@@ -37,6 +37,11 @@ class TrainingConfig:
         transpose: Move each piece to another key each epoch.
         control_dropout: How often each part of a header is left out (see `musegen.blocks`).
         infill: Share of blocks with a gap that is filled at the end.
+        streaming: Read the corpus while training instead of holding it in memory; `auto` where its training shards
+            are above 64 MiB. A streamed run has other batches for another number of processes.
+        shuffle_buffer: Blocks that a streamed run shuffles at a time.
+        workers: Processes that make blocks ahead, for each training process; 0 makes them in it. The batches are
+            the same for any number.
         precision: `auto` (bf16 where the device computes in it, else no), `bf16` or `no`.
         eval_every: Steps between validations; the best weights are kept.
         save_every: Steps between checkpoints.
@@ -63,6 +68,9 @@ class TrainingConfig:
     transpose: bool = True
     control_dropout: float = 0.1
     infill: float = 0.1
+    streaming: bool | str = "auto"
+    shuffle_buffer: int = 1024
+    workers: int = 1
     precision: str = "auto"
     eval_every: int = 100
     save_every: int = 100
@@ -71,13 +79,17 @@ class TrainingConfig:
 
     def __post_init__(self):
         self.betas = tuple(self.betas)
-        for name in ("block_size", "batch_size", "steps", "eval_every", "save_every"):
+        for name in ("block_size", "batch_size", "steps", "eval_every", "save_every", "shuffle_buffer"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}: a whole number of at least 1 is needed, not {value!r}")
         for name in ("learning_rate", "clip"):
             if not isinstance(getattr(self, name), (int, float)) or getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: a number above 0 is needed, not {getattr(self, name)!r}")
+        if self.streaming not in (True, False, "auto"):
+            raise ConfigError(f"streaming: true, false or auto, not {self.streaming!r}")
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 0 <= self.workers <= 64:
+            raise ConfigError(f"workers: a whole number from 0 to 64, not {self.workers!r}")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer: adamw or muon, not {self.optimizer!r}")
         if self.precision not in ("auto", "bf16", "no"):

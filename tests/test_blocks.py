@@ -1,14 +1,19 @@
 """Blocks: nothing lost, nothing padded, the same in any process and after any interruption."""
 
 import collections
+import copy
 
 import numpy as np
 import pytest
 import torch
+from block_reading import bars_of, windows_of
+from torch.nn import functional
 
-from musegen.blocks import BlockOptions, BlockStream, StreamPosition, lay_piece, position_ids, training_piece
+from musegen.blocks import BlockOptions, BlockStream, lay_piece, position_ids, training_piece
 from musegen.errors import ConfigError
 from musegen.layout import StreamLayout
+from musegen.training import Trainer
+from musegen.training_config import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -21,29 +26,12 @@ def stream(tokenizer, pieces, batch_size=4, position=None, **settings):
     return BlockStream(pieces, tokenizer, options, batch_size=batch_size, position=position)
 
 
-def windows_of(block, layout):
-    """A block in parts, each from an opening on."""
-    return np.split(block, np.flatnonzero(layout.opens[block]))
-
-
-def whole_bars(windows, tokenizer, layout):
-    """The bars of windows as tuples of ids, without control tokens; the last of a window only if something follows."""
-    for window in windows:
-        special = np.isin(window, [tokenizer.eos_token_id, tokenizer.gap_id, tokenizer.sep_token_id])
-        starts = np.flatnonzero(layout.begins_bar[window])
-        ends = np.flatnonzero(layout.begins_bar[window] | (layout.left[window] > 0) | special)
-        for start in starts:
-            later = ends[ends > start]
-            yield tuple(window[start : later[0]].tolist()) if len(later) else None
-
-
 @pytest.mark.parametrize("infill", [0.0, 0.5])
 def test_an_epoch_holds_every_bar(tokenizer, pieces, infill):
     layout = StreamLayout(tokenizer)
     blocks = stream(tokenizer, pieces, transpose=False, infill=infill, block_size=256).epoch_blocks(0)
     bars = collections.Counter(tuple(bar) for piece in pieces for bar in tokenizer.merge_bars(piece.base_ids))
-    windows = [window for block in blocks for window in windows_of(block, layout) if len(window)]
-    seen = collections.Counter(whole_bars(windows, tokenizer, layout))
+    seen = bars_of(blocks, tokenizer, layout)
     cut = seen.pop(None)  # the last bar of a block, which the next block has again
     assert not seen - bars and cut <= len(blocks)
     # What does not fill a last block is dropped: at most that many tokens, in a few bars.
@@ -94,7 +82,7 @@ def test_batches_do_not_depend_on_when_one_begins(tokenizer, pieces):
     run = stream(tokenizer, pieces)
     batches, positions = [], []
     for _ in range(90):
-        positions.append(StreamPosition(run.position.epoch, run.position.block))
+        positions.append(run.position)
         batches.append(next(run))
     assert run.position.epoch >= 2  # so that the test crosses epochs
     for at in (1, 17, 39, 89):
@@ -147,3 +135,28 @@ def test_attention_does_not_cross_pieces(tiny_model, tokenizer):
         alone = tiny_model(input_ids=ids[:, 20:], use_cache=False).logits[0]
     assert torch.allclose(packed, alone, atol=1e-5)
     assert not torch.allclose(mixed, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_keeps_the_pieces_of_a_block_apart(tiny_model, tokenizer, pieces, tmp_path, precision):
+    """As a training step reads a block: its loss is the sum over its windows, each by itself."""
+    config = TrainingConfig(out=str(tmp_path), block_size=128, batch_size=8, precision=precision, workers=0)
+    trainer = Trainer(copy.deepcopy(tiny_model), tokenizer, pieces, [], config, progress=False)
+    assert trainer.bare.config._attn_implementation == "sdpa"
+    blocks = np.concatenate([next(trainer.stream) for _ in range(6)])
+    several = blocks[trainer.layout.opens[blocks].sum(axis=1) > 1]
+    assert len(several) >= 2
+
+    def nats(ids, **inputs):
+        with torch.no_grad(), trainer.accelerator.autocast():
+            logits = trainer.model(input_ids=torch.from_numpy(ids), use_cache=False, **inputs).logits.float()
+        targets = torch.from_numpy(np.where(trainer.layout.opens[ids], -100, ids))[:, 1:]
+        return float(functional.cross_entropy(logits[:, :-1].mT, targets, reduction="sum"))
+
+    inputs = trainer._inputs(several)
+    packed = nats(several, position_ids=inputs["position_ids"])
+    windows = [window[None] for block in several for window in windows_of(block, trainer.layout) if len(window) > 1]
+    alone, mixed = sum(map(nats, windows)), nats(several)
+    tolerance = 1e-5 if precision == "no" else 1e-3
+    assert abs(packed - alone) < tolerance * alone
+    assert abs(mixed - alone) > 3 * abs(packed - alone)

@@ -1,5 +1,6 @@
 """Training, initialising, saving and configuring the LSTM language model."""
 
+import itertools
 import math
 
 import pytest
@@ -210,3 +211,36 @@ def test_configuration_has_the_standard_names():
     # Without a limit there is nothing for `generate` to warn about or stop at.
     assert not hasattr(config, "max_position_embeddings")
     assert MusicLstmConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_layers": 3, "layer_norm": False}, {"bidirectional": True, "window": 4}],
+)
+def test_pieces_of_one_row_are_apart(settings):
+    """Loss and gradient of a row of pieces are those of the pieces by themselves."""
+    model = make(dropout=0.0, **settings).double().train()
+    ids = torch.randint(11, (3, 20))
+    cuts = [[0, 7, 20], [0, 7, 11, 20], [0, 20]]
+    resets = torch.zeros(3, 20, dtype=torch.bool)
+    labels = ids.clone()
+    for row, places in enumerate(cuts):
+        for place in places[:-1]:
+            resets[row, place], labels[row, place] = True, -100
+    packed = model(ids, labels=labels, resets=resets, num_items_in_batch=1).loss
+    packed.backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    alone = sum(
+        model(ids[row : row + 1, a:b], labels=labels[row : row + 1, a:b], num_items_in_batch=1).loss
+        for row, places in enumerate(cuts)
+        for a, b in itertools.pairwise(places)
+    )
+    alone.backward()
+    torch.testing.assert_close(packed, alone)
+    for gradient, parameter in zip(gradients, model.parameters()):
+        torch.testing.assert_close(gradient, parameter.grad)
+    mixed = model(ids, labels=labels, num_items_in_batch=1).loss
+    assert (mixed - alone).abs() > 1e-3
+    with pytest.raises(ValueError, match="padding"):
+        model(ids, resets=resets, attention_mask=torch.arange(20).expand(3, 20) > 2)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GPT2Config
 
 from musegen import grid as g
 from musegen.errors import TokenizerError
+from musegen.ranges import PLAYABLE
 from musegen.remi import one_track_a_program
 from musegen.scores import content_hash, midi_bytes, parse_midi
 from musegen.tokenizer import MusicTokenizer, iterate_bars, load_tokenizer
@@ -139,9 +140,33 @@ def test_transposition_moves_pitches_and_nothing_else(tokenizer, scores):
     low, high = tokenizer.transpositions(base)
     moved = tokenizer.decode_score(tokenizer.merge(tokenizer.transposed(base, high)))
     before, after = g.note_array(score), g.note_array(moved)
-    assert low < 0 < high and after["pitch"].max() == 108
+    assert low == 0 < high  # a violin plays its lowest string
     assert np.array_equal(np.sort(before["pitch"]) + high, np.sort(after["pitch"]))
     assert np.array_equal(before["onset"], after["onset"])
+
+
+def test_instruments_stay_within_what_they_can_play(tokenizer, scores):
+    """In every key that may be drawn, each program of each piece lies in its range, or in the piece's own compass."""
+    for name, score in scores.items():
+        base = tokenizer.base_ids(score)
+        low, high = tokenizer.transpositions(base)
+        notes = g.note_array(score)
+        for program in np.unique(notes["program"]):
+            own = notes["pitch"][notes["program"] == program]
+            least, most = PLAYABLE[program]
+            for shift in (low, high):
+                assert own.min() + shift >= min(least, own.min()), name
+                assert own.max() + shift <= max(most, own.max()), name
+        # And no further key would do for all of them.
+        edges = PLAYABLE[notes["program"]]
+        assert low == 0 or (notes["pitch"] + low - 1 < edges[:, 0]).any()
+        assert high == 0 or (notes["pitch"] + high + 1 > edges[:, 1]).any()
+    vocab = tokenizer.remi.vocab
+    names = ["Program_40", "Pitch_57", "Program_42", "Pitch_36", "Program_-1", "Pitch_20", "Program_73", "Pitch_98"]
+    assert tokenizer.transpositions(np.array([vocab[n] for n in names])) == (0, 0)  # a low cello, a high flute
+    assert tokenizer.transpositions(np.array([vocab[n] for n in names[:2]])) == (-2, 39)
+    assert tokenizer.transpositions(np.array([vocab[names[5]]] * 2)) == (0, 88)  # no program: a piano
+    assert PLAYABLE.shape == (128, 2) and (PLAYABLE[:, 0] < PLAYABLE[:, 1]).all()
 
 
 def test_drums_are_not_transposed(tokenizer):

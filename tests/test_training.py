@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from musegen.blocks import ShardedPieces
 from musegen.corpus import build_corpus
 from musegen.errors import CheckpointError, ConfigError
 from musegen.models import load_causal_lm
+from musegen.tokenizer import load_tokenizer
 from musegen.training import make_accelerator, train_from_config
 from musegen.training_config import TrainingConfig, learning_rate_at
 
@@ -59,6 +62,14 @@ def train_cli(config, *command):
     return subprocess.run(
         [*command, str(ROOT / "scripts" / "train.py"), str(path)], capture_output=True, text=True, timeout=240
     )
+
+
+def launched(config, processes=2):
+    """Train under `accelerate launch`, in processes that are really as many."""
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    more = ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = train_cli(config, sys.executable, *launch, *more, "--main_process_port", "0")
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def weights(out):
@@ -139,25 +150,61 @@ training.train_from_config(TrainingConfig(**json.loads(sys.argv[1])), progress=F
 def test_two_processes_equal_one(ground, straight, tmp_path):
     """`accelerate launch` with two processes that are really two, on the same global batches."""
     config = config_of(ground, tmp_path / "two")
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"]
-    done = train_cli(
-        config,
-        sys.executable,
-        *launch,
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    launched(config)
     record = json.loads((Path(config.out) / "training.json").read_text())
     assert record["processes"] == 2
     for ours, theirs in zip(record["history"], straight[1].history):
         for name in ("train_nats", "validation_nats", "bits_per_note"):
             assert abs(ours[name] - theirs[name]) < 1e-4
     assert same(weights(config.out), weights(straight[0].out), 2e-5)
+
+
+def test_streamed_run_of_two_processes_goes_on_exactly(ground, tmp_path):
+    """Each process from its own place in its own share; and not with another number of processes."""
+    settings = {"streaming": True, "shuffle_buffer": 8, "batch_size": 2, "steps": 6, "save_every": 3, "eval_every": 3}
+    whole = config_of(ground, tmp_path / "whole", **settings)
+    launched(whole)
+    state = json.loads(Path(whole.out, "checkpoints", "step-3", "state.json").read_text())
+    assert len(state["positions"]) == 2
+    cut = dataclasses.replace(whole, out=str(tmp_path / "cut"), workers=2)
+    shutil.copytree(Path(whole.out, "checkpoints", "step-3"), Path(cut.out, "checkpoints", "step-3"))
+    launched(cut)
+    assert same(weights(cut.out), weights(whole.out))
+    with pytest.raises(CheckpointError, match="of 2 processes, which cannot go on with 1"):
+        train_from_config(cut, progress=False)
+
+
+def test_streamed_run_is_bit_identical_when_it_goes_on(ground, tmp_path):
+    settings = {"streaming": True, "shuffle_buffer": 8, "steps": 6, "save_every": 2, "eval_every": 6}
+    whole = config_of(ground, tmp_path / "whole", workers=0, **settings)
+    train_from_config(whole, progress=False)
+    cut = dataclasses.replace(whole, out=str(tmp_path / "cut"), workers=1)
+    shutil.copytree(Path(whole.out, "checkpoints", "step-4"), Path(cut.out, "checkpoints", "step-4"))
+    assert train_from_config(cut, progress=False).resumed_from == 4
+    assert same(weights(cut.out), weights(whole.out))
+    with pytest.raises(CheckpointError, match="other settings or another corpus"):
+        train_from_config(dataclasses.replace(cut, streaming=False), progress=False)
+
+
+def test_a_large_corpus_is_streamed_unless_told_otherwise(ground, tmp_path, monkeypatch):
+    from musegen import training_data
+
+    config = config_of(ground, tmp_path / "m")
+    assert not training_data.is_streamed(config)
+    tokenizer = load_tokenizer(config.tokenizer)
+    inside = training_data.load_training_data(config, tokenizer, progress=False)
+    monkeypatch.setattr(training_data, "STREAMED_ABOVE", 1000)
+    assert training_data.is_streamed(config)
+    assert not training_data.is_streamed(dataclasses.replace(config, streaming=False))
+    streamed = training_data.load_training_data(config, tokenizer, progress=False)
+    assert isinstance(streamed.train, ShardedPieces) and streamed.train.rows == len(inside.train)
+    assert streamed.validation == inside.validation and all(notes > 0 for _, notes in inside.validation)
+    # Another corpus, or the same pieces in a changed file, is another run.
+    signature = training_data.run_signature(config, tokenizer, streamed.train)
+    copy = shutil.copytree(ground / "corpus", tmp_path / "copy")
+    assert training_data.run_signature(config, tokenizer, ShardedPieces(copy, tokenizer)) == signature
+    (copy / "SHA256SUMS").unlink()
+    assert training_data.run_signature(config, tokenizer, ShardedPieces(copy, tokenizer)) != signature
 
 
 def test_torn_checkpoint_is_named(ground, tmp_path):
@@ -203,6 +250,9 @@ def test_schedule_warms_up_and_comes_down():
         ("[1, 2", "not readable as YAML"),
         ("just words", "one a line"),
         ("precision: fp8", "precision: auto"),
+        ("streaming: always", "streaming: true, false or auto"),
+        ("workers: -1", "workers: a whole number from 0"),
+        ("shuffle_buffer: 0", "shuffle_buffer: a whole number"),
         ("learning_rate: fast", "learning_rate: a number"),
     ],
 )
@@ -218,7 +268,7 @@ def test_batch_that_does_not_part_among_processes_is_refused(ground, tmp_path, m
     from musegen import training
 
     class Three:
-        num_processes, is_main_process = 3, True
+        num_processes, process_index, is_main_process = 3, 0, True
 
     monkeypatch.setattr(training, "make_accelerator", lambda config: Three())
     with pytest.raises(ConfigError, match="does not part evenly"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +162,8 @@ def key_name(sharps: int, minor: int) -> str:
 @functools.lru_cache(maxsize=1)
 def _tokenizer(name: str) -> tuple[Callable[[Any], np.ndarray], str]:
     """What gives a score's ids before BPE, and the SHA-256 of the names and ids that those are written in."""
+    from musegen.remi import vocabulary_hash
+
     if name == REMI:
         from musegen.remi import remi_ids, untrained_remi
 
@@ -173,8 +174,7 @@ def _tokenizer(name: str) -> tuple[Callable[[Any], np.ndarray], str]:
 
         tokenizer = load_tokenizer(name)
         remi, base_ids = tokenizer.remi, tokenizer.base_ids
-    vocabulary = json.dumps(sorted(remi.vocab.items()))
-    return base_ids, hashlib.sha256(vocabulary.encode()).hexdigest()
+    return base_ids, vocabulary_hash(remi.vocab)
 
 
 def tokenizer_files(name: str) -> str:

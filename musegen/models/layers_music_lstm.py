@@ -3,6 +3,8 @@
 Self-contained on purpose: this file travels beside the weights, so it imports nothing of musegen.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -114,6 +116,7 @@ class MusicLstmLayer(nn.Module):
         inputs: torch.Tensor,
         state: tuple[torch.Tensor, torch.Tensor] | None,
         lengths: torch.Tensor | None,
+        resets: Sequence[tuple[int, torch.Tensor]] = (),
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Read a batch of sequences forwards.
 
@@ -121,6 +124,8 @@ class MusicLstmLayer(nn.Module):
             inputs: (batch, time, input_size).
             state: Hidden and cell state to start from, each (1, batch, hidden); None for zeros.
             lengths: Steps of each row to read, (batch,), where 0 leaves its state alone; None for all.
+            resets: Steps before which rows forget their state: the step, and False for the rows that forget,
+                (batch, 1). Ascending; not with `lengths`.
 
         Returns:
             Outputs, (batch, time, hidden), and the state after each row's last step.
@@ -136,6 +141,8 @@ class MusicLstmLayer(nn.Module):
                 outputs, state = self._read_packed(inputs, state, lengths)
             elif inputs.shape[1] == 1 and not (self.training or torch.is_grad_enabled()):
                 outputs, state = self._step(inputs, state)
+            elif resets:
+                outputs, state = self._read_parts(inputs, state, resets)
             else:
                 outputs, state = self._read(self.lstm, inputs, state)
             return self.norm(outputs), state
@@ -169,6 +176,18 @@ class MusicLstmLayer(nn.Module):
             return lstm(inputs, state)
         weights = {"weight_hh_l0": functional.dropout(lstm.weight_hh_l0, self.recurrent_dropout)}
         return torch.func.functional_call(lstm, weights, (inputs, state))
+
+    def _read_parts(self, inputs: torch.Tensor, state, resets: Sequence[tuple[int, torch.Tensor]]):
+        # One call of the fused kernel between two resets, whichever rows they are of: no step is computed twice, and
+        # nothing padded. Windows as rows of a packed batch take 15 times as long on a CPU, padded ones 1.4 times.
+        stops = [step for step, _ in resets[1:]] + [inputs.shape[1]]
+        outputs = [self._read(self.lstm, inputs[:, : resets[0][0]], state)] if resets[0][0] else []
+        state = outputs[0][1] if outputs else state
+        for (step, kept), stop in zip(resets, stops):
+            state = tuple(part * kept for part in state)  # (1, batch, hidden) each
+            outputs.append(self._read(self.lstm, inputs[:, step:stop], state))
+            state = outputs[-1][1]
+        return torch.cat([values for values, _ in outputs], dim=1), state  # (batch, time, hidden)
 
     def _read_packed(self, inputs: torch.Tensor, state, lengths: torch.Tensor):
         # Packing has no empty rows: those read one step, which is then undone.

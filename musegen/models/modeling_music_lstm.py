@@ -9,6 +9,9 @@ One class, two variants (Hochreiter and Schmidhuber 1997 under both):
   backward direction's state after the first. Each position has a window of its own, so no prediction sees its
   target, as it would in one bidirectional pass over a block. It costs `window` steps a token.
 
+Several pieces in one row are told apart by `resets`: before a marked token all that came before is forgotten, as
+attention forgets it where positions begin anew.
+
 Padding, on either side or between tokens, is skipped: a sequence has the same logits with and without it.
 Logits at padding are undefined.
 
@@ -80,6 +83,7 @@ class MusicLstmModel(MusicLstmPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         positions: torch.LongTensor | None = None,
+        resets: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """Read tokens, after those that `past_key_values` remembers.
@@ -92,13 +96,15 @@ class MusicLstmModel(MusicLstmPreTrainedModel):
             inputs_embeds: (batch, time, embedding), instead of `input_ids`.
             use_cache: Return a cache; None means `config.use_cache`, except while training.
             positions: Indices into `time` of the positions to answer for, (chosen,); None for all.
+            resets: True for a token that begins a piece: nothing before it is remembered, (batch, time). Not
+                together with padding.
             **kwargs: Ignored: what generation passes to models in general.
 
         Returns:
             `last_hidden_state`, (batch, chosen, output_size), and `past_key_values`.
 
         Raises:
-            ValueError: Both or neither kind of input, or a mask of another shape.
+            ValueError: Both or neither kind of input, a mask of another shape, or `resets` with padding.
             TypeError: A cache of another model class.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -112,14 +118,16 @@ class MusicLstmModel(MusicLstmPreTrainedModel):
         elif not isinstance(past_key_values, MusicLstmCache):
             raise TypeError(f"past_key_values is a {type(past_key_values).__name__}, not a MusicLstmCache")
         mask = _token_mask(attention_mask, embeds.shape[1])
+        if resets is not None and mask is not None:
+            raise ValueError("resets and padding together are not supported: pack pieces without padding")
         if self.config.bidirectional:
-            hidden = self._read_windows(embeds, mask, past_key_values, positions)  # (batch, chosen, output)
+            hidden = self._read_windows(embeds, mask, past_key_values, positions, resets)  # (batch, chosen, output)
         else:
-            hidden = self._read_forward(embeds, mask, past_key_values)  # (batch, time, hidden)
+            hidden = self._read_forward(embeds, mask, past_key_values, resets)  # (batch, time, hidden)
             hidden = hidden if positions is None else hidden[:, positions]  # (batch, chosen, hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
-    def _read_forward(self, embeds, mask, cache):
+    def _read_forward(self, embeds, mask, cache, resets):
         time, lengths = embeds.shape[1], None
         hidden = self.embedding_dropout(self.embedding_norm(embeds))
         if mask is not None:
@@ -127,16 +135,17 @@ class MusicLstmModel(MusicLstmPreTrainedModel):
             order = mask.logical_not().int().argsort(dim=1, stable=True)  # (batch, time)
             hidden = reorder(hidden, order)
             lengths = None if cache is None else mask.sum(dim=1)  # (batch,)
+        resets = _reset_steps(resets, hidden.device)
         for index, layer in enumerate(self.layers):
             hidden = self.layer_dropout(hidden) if index else hidden
             past = None if cache is None else cache.layers[index]
             state = (past.keys[None], past.values[None]) if past is not None and past.is_initialized else None
-            hidden, state = layer(hidden, state, lengths)  # (batch, time, hidden)
+            hidden, state = layer(hidden, state, lengths, resets)  # (batch, time, hidden)
             if cache is not None:
                 cache.update(state[0][0], state[1][0], index, new_positions=time)
         return hidden if mask is None else reorder(hidden, order.argsort(dim=1))
 
-    def _read_windows(self, embeds, mask, cache, positions):
+    def _read_windows(self, embeds, mask, cache, positions, resets):
         batch, time, _ = embeds.shape
         mask = embeds.new_ones(batch, time, dtype=torch.bool) if mask is None else mask  # (batch, time)
         if cache is not None and cache.get_seq_length():
@@ -154,7 +163,12 @@ class MusicLstmModel(MusicLstmPreTrainedModel):
 
         ends = first + mask.cumsum(dim=1)[:, total - time :] - 1  # (batch, time)
         ends = ends if positions is None else ends[:, positions]  # (batch, chosen)
-        starts = (ends - self.config.window + 1).maximum(first).flatten()  # (windows,) = (batch * chosen,)
+        starts = (ends - self.config.window + 1).maximum(first)  # (batch, chosen)
+        if resets is not None:
+            begins = torch.where(resets.to(embeds.device), torch.arange(total - time, total, device=embeds.device), 0)
+            begins = begins.cummax(dim=1).values  # (batch, time)
+            starts = starts.maximum(begins if positions is None else begins[:, positions])
+        starts = starts.flatten()  # (windows,) = (batch * chosen,)
         lengths = (ends.flatten() - starts + 1).clamp(min=1)  # (windows,)
         rows = torch.arange(batch, device=embeds.device).repeat_interleave(ends.shape[1])  # (windows,)
         recompute = torch.is_grad_enabled() and len(rows) > WINDOWS_AT_ONCE
@@ -209,6 +223,7 @@ class MusicLstmForCausalLM(MusicLstmPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
+        resets: torch.Tensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Predict the token after each position; the other arguments are those of `MusicLstmModel`.
@@ -223,6 +238,7 @@ class MusicLstmForCausalLM(MusicLstmPreTrainedModel, GenerationMixin):
             logits_to_keep: Predict at the last so many positions, or at these indices; 0 for all.
             num_items_in_batch: Targets to divide the summed loss by, where a step spans several batches or
                 processes; None for the targets of this one.
+            resets: True for a token that begins a piece, (batch, time).
             **kwargs: Passed on to the loss function.
 
         Returns:
@@ -239,7 +255,7 @@ class MusicLstmForCausalLM(MusicLstmPreTrainedModel, GenerationMixin):
         elif not isinstance(logits_to_keep, int) or logits_to_keep:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             positions = torch.arange(time)[kept]  # (kept,)
-        outputs = self.model(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache, positions)
+        outputs = self.model(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache, positions, resets)
         hidden = self.output_dropout(outputs.last_hidden_state)
         logits = self.lm_head(self.projection(hidden))  # (batch, chosen, vocab)
 
@@ -268,6 +284,17 @@ class MusicLstmForCausalLM(MusicLstmPreTrainedModel, GenerationMixin):
         # Drawn on the CPU, whose generator state every checkpoint of a training run holds.
         drawn = torch.randperm(len(candidates))[:count].sort().values.to(candidates.device)  # (chosen,)
         return candidates[drawn], count / len(candidates)
+
+
+def _reset_steps(resets: torch.Tensor | None, device: torch.device) -> list[tuple[int, torch.Tensor]]:
+    """Steps before which rows forget, ascending, each with False for the rows that do, (batch, 1).
+
+    A GPU need not be waited for where `resets` is on the CPU.
+    """
+    if resets is None:
+        return []
+    steps = resets.any(dim=0).nonzero()[:, 0].tolist()
+    return [(step, (~resets[:, step, None]).to(device)) for step in steps]
 
 
 def _token_mask(attention_mask: torch.Tensor | None, time: int) -> torch.Tensor | None:

@@ -1,13 +1,6 @@
-"""Pieces to training blocks: keys, packing, gaps, and one order of batches for any number of processes.
+"""A piece to a key, a header and bars; these to blocks.
 
-A block is `block_size` ids without padding, so nothing is computed in vain. It holds windows: a piece from its
-beginning, or from a bar line inside it, with its header (`musegen.layout`); a window that the end of a block cuts goes
-on in the next block from the bar that was cut. `position_ids` begin anew with each window, by which transformers'
-attention keeps the pieces of one block apart. Some blocks have a gap that is filled at the end
-(`musegen.controls`). Everything random is drawn from the seed, the epoch and the piece, never from a running state:
-the same batches come in any process, and after any interruption.
-
-Shapes: (batch, block_size), int64. Units: tokens.
+Units: tokens; bars; semitones.
 """
 
 from __future__ import annotations
@@ -24,7 +17,7 @@ from musegen.tokenizer import MusicTokenizer
 
 MAX_TRANSPOSITION = 6  # semitones up or down; with 0 these are the twelve keys, and one of them twice
 MAX_GAP = 8  # bars; two phrases
-_KEYS, _ORDER, _CUTS = 2, 0, 1  # what a random stream is for, beside seed and epoch
+ORDER, CUTS, KEYS, PIECES = range(4)  # what a random stream is for, beside seed and epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +59,6 @@ class BlockOptions:
                 raise ConfigError(f"{name}: a share from 0 to 1, not {getattr(self, name)}")
 
 
-@dataclasses.dataclass
-class StreamPosition:
-    """Where a stream of batches stands: all that resuming needs.
-
-    Args:
-        epoch: Passes over the corpus that are done.
-        block: Blocks of this epoch that have been used.
-    """
-
-    epoch: int = 0
-    block: int = 0
-
-
 @dataclasses.dataclass(frozen=True)
 class LaidPiece:
     """A piece in the key of one epoch.
@@ -101,6 +81,12 @@ def training_piece(tokenizer: MusicTokenizer, score: symusic.Score, composer: st
     return TrainingPiece(tokenizer.base_ids(score), controls_of(score, composer))
 
 
+def piece_ids(tokenizer: MusicTokenizer, piece: TrainingPiece) -> list[int]:
+    """The ids of a whole piece with its header, BOS and EOS, in its own key."""
+    ids = tokenizer.stream(tokenizer.merge_bars(piece.base_ids), tokenizer.header_ids(piece.controls), eos=False)
+    return [*ids, tokenizer.eos_token_id]
+
+
 def lay_piece(
     piece: TrainingPiece, tokenizer: MusicTokenizer, options: BlockOptions, rng: np.random.Generator
 ) -> LaidPiece:
@@ -113,6 +99,50 @@ def lay_piece(
     controls = controls.kept(rng.random(4) >= options.control_dropout)
     bars = tokenizer.merge_bars(base)
     return LaidPiece(tokenizer.header_ids(controls), bars, 0, len(bars))
+
+
+def lay_pieces(
+    pieces: Iterable[tuple[int, TrainingPiece]],
+    tokenizer: MusicTokenizer,
+    options: BlockOptions,
+    epoch: int,
+    rng: np.random.Generator,
+) -> Iterator[LaidPiece]:
+    """Lay one piece after the other, the first from a bar that `rng` draws: what comes before it is laid last.
+
+    So that each epoch cuts elsewhere, also where one piece is all there is.
+
+    Args:
+        pieces: Each with its number in the corpus, from which, with seed and epoch, its key is drawn.
+        tokenizer: Of the ids.
+        options: Of the keys and headers.
+        epoch: From 0.
+        rng: Draws the bar.
+    """
+    head = None
+    for index, piece in pieces:
+        laid = lay_piece(piece, tokenizer, options, np.random.default_rng((options.seed, epoch, KEYS, index)))
+        if head is None and laid.stop > 1:
+            cut = int(rng.integers(0, laid.stop))
+            head = dataclasses.replace(laid, stop=cut)
+            laid = dataclasses.replace(laid, first=cut)
+        yield laid
+    if head is not None:
+        yield head
+
+
+def shuffled_blocks(
+    pieces: Iterable[tuple[int, TrainingPiece]],
+    tokenizer: MusicTokenizer,
+    options: BlockOptions,
+    epoch: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Lay, pack and shuffle pieces: int64 (blocks, block_size); the arguments are those of `lay_pieces`."""
+    blocks = list(pack(lay_pieces(pieces, tokenizer, options, epoch, rng), tokenizer, options, rng))
+    if not blocks:
+        return np.empty((0, options.block_size), np.int64)
+    return np.stack(blocks)[rng.permutation(len(blocks))]
 
 
 def pack(
@@ -211,88 +241,6 @@ def infill_ids(
     if filled:
         ids += [*tokenizer.stream(bars, first=start, stop=end, bos=False, eos=False), tokenizer.eos_token_id]
     return ids
-
-
-class BlockStream:
-    """An endless stream of training batches of pieces that memory holds.
-
-    Args:
-        pieces: The training pieces.
-        tokenizer: That made them.
-        options: How pieces become blocks.
-        batch_size: Blocks a batch, over all processes.
-        position: Where to begin.
-
-    Raises:
-        ConfigError: If the pieces do not fill one block.
-    """
-
-    def __init__(
-        self,
-        pieces: Sequence[TrainingPiece],
-        tokenizer: MusicTokenizer,
-        options: BlockOptions,
-        *,
-        batch_size: int,
-        position: StreamPosition | None = None,
-    ):
-        self.pieces, self.tokenizer, self.options = list(pieces), tokenizer, options
-        self.batch_size = batch_size
-        self.position = position or StreamPosition()
-        self._epoch: int | None = None
-        self._blocks = np.empty((0, options.block_size), np.int64)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self
-
-    def __next__(self) -> np.ndarray:
-        """The next batch: int64 (batch_size, block_size)."""
-        rows = []
-        while len(rows) < self.batch_size:
-            blocks = self._load(self.position.epoch)
-            if self.position.block >= len(blocks):
-                self.position = StreamPosition(self.position.epoch + 1, 0)
-                continue
-            take = blocks[self.position.block : self.position.block + self.batch_size - len(rows)]
-            rows += list(take)
-            self.position = StreamPosition(self.position.epoch, self.position.block + len(take))
-        return np.stack(rows)
-
-    def _load(self, epoch: int) -> np.ndarray:
-        if self._epoch != epoch:
-            self._blocks, self._epoch = self.epoch_blocks(epoch), epoch
-            if not len(self._blocks):
-                raise ConfigError(
-                    f"the training pieces do not fill one block of {self.options.block_size} tokens; "
-                    "take a smaller block_size or a larger corpus"
-                )
-        return self._blocks
-
-    def epoch_blocks(self, epoch: int) -> np.ndarray:
-        """All blocks of one epoch, in order: int64 (blocks, block_size)."""
-        seed = self.options.seed
-        rng = np.random.default_rng((seed, epoch, _CUTS))
-        blocks = list(pack(self._laid(epoch, rng), self.tokenizer, self.options, rng))
-        if not blocks:
-            return np.empty((0, self.options.block_size), np.int64)
-        return np.stack(blocks)[rng.permutation(len(blocks))]
-
-    def _laid(self, epoch: int, rng: np.random.Generator) -> Iterator[LaidPiece]:
-        """The pieces of an epoch in its order and keys."""
-        seed = self.options.seed
-        order = np.random.default_rng((seed, epoch, _ORDER)).permutation(len(self.pieces)).tolist()
-        head = None
-        for index in order:
-            drawn = np.random.default_rng((seed, epoch, _KEYS, index))
-            laid = lay_piece(self.pieces[index], self.tokenizer, self.options, drawn)
-            if head is None and laid.stop > 1:
-                # Another cut each epoch, also where one piece is all there is: its first bars come last.
-                cut = int(rng.integers(0, laid.stop))
-                head = dataclasses.replace(laid, stop=cut)
-                laid = dataclasses.replace(laid, first=cut)
-            yield laid
-        if head is not None:
-            yield head
 
 
 def position_ids(input_ids: np.ndarray, opening_ids: Sequence[int] | int) -> np.ndarray:
