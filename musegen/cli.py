@@ -98,7 +98,7 @@ def corpus_build(
     def finish(folder: Path) -> None:
         from musegen.corpus_card import write_card
 
-        told.append(write_card(folder, name=out.resolve().name))
+        told.append(write_card(folder, name=out.resolve().name, repository=out.resolve().name))
 
     if not 0 <= validation < 1 or not 0 <= test < 1 or validation + test >= 1:
         raise RequestError("--validation and --test: shares from 0 to below 1 that leave something to train on")
