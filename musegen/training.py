@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from musegen import checkpointing
 from musegen.blocks import BlockOptions, BlockStream, StreamPosition, TrainingPiece, position_ids, training_piece
 from musegen.controls import controls_of
-from musegen.errors import CheckpointError, ConfigError
+from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
 from musegen.optimizers import make_optimizer
@@ -30,6 +31,7 @@ from musegen.training_config import TrainingConfig, learning_rate_at, resolve_pr
 
 HISTORY_FILE = "history.jsonl"
 DONE_FILE = "training.json"
+_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # names of accelerate's for what splits a model
 
 
 @dataclasses.dataclass
@@ -90,7 +92,12 @@ class Trainer:
         )
         self.stream = BlockStream(train_pieces, tokenizer, options, batch_size=config.batch_size)
         self.bare = model
-        self.takes_positions = context_of(model) is not None
+        context = context_of(model)
+        if context is not None and config.block_size > context:
+            raise ConfigError(
+                f"block_size {config.block_size}: the model {config.model} has {context} positions at most"
+            )
+        self.takes_positions = context is not None
         self.optimizer = make_optimizer(model, config)
         self.model = self.accelerator.prepare_model(model)
         self.out = Path(config.out)
@@ -102,7 +109,8 @@ class Trainer:
         """Train to the end, or from the newest checkpoint on; the best weights lie in `out` afterwards.
 
         Raises:
-            CheckpointError: If the newest checkpoint is torn, or of another run.
+            CheckpointError: If the newest checkpoint is torn, or of another run, or the next cannot be saved.
+            TrainingError: If the loss is no number any more.
         """
         from tqdm.auto import tqdm
 
@@ -163,9 +171,8 @@ class Trainer:
         return inputs
 
     def _validate(self) -> dict[str, float]:
-        losses = torch.stack(self._window)
+        mean = float(self._losses().mean())
         self._window = []
-        mean = float(self.accelerator.reduce(losses, reduction="mean").mean())
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         with self.accelerator.autocast():
             own = score_pieces(
@@ -174,6 +181,7 @@ class Trainer:
         sums = torch.tensor([own.nats, own.tokens, own.notes], dtype=torch.float64, device=self.accelerator.device)
         sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         score = Likelihood(sums[0], int(sums[1]), int(sums[2]))
+        self._check(math.isfinite(score.nats))
         row = {
             "step": self.step,
             "train_nats": mean,
@@ -189,7 +197,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             if better:
                 save_model(self.bare, self.tokenizer, self.out)
-            (self.out / HISTORY_FILE).write_text("".join(json.dumps(r) + "\n" for r in self.history), "utf-8")
+            write_text(self.out / HISTORY_FILE, "".join(json.dumps(r) + "\n" for r in self.history))
             self._board(row)
         return row
 
@@ -199,6 +207,22 @@ class Trainer:
         with SummaryWriter(str(self.out / "tensorboard"), purge_step=row["step"]) as writer:
             for name in ("train_nats", "validation_nats", "bits_per_note", "learning_rate"):
                 writer.add_scalar(name, row[name], row["step"])
+
+    def _losses(self) -> torch.Tensor:
+        """Losses of the steps since the last validation, (steps,), over all processes."""
+        if not self._window:
+            return torch.zeros(0)
+        losses = self.accelerator.reduce(torch.stack(self._window), reduction="mean")
+        self._check(bool(losses.isfinite().all()))
+        return losses
+
+    def _check(self, finite: bool) -> None:
+        # Before anything is saved, so that the newest checkpoint and the best weights stay sound.
+        if not finite:
+            raise TrainingError(
+                f"{self.config.out}: the loss is no number any more, at some step up to {self.step}; "
+                "lower learning_rate or lengthen warmup, and remove the checkpoints to begin anew"
+            )
 
     def _best_bits(self) -> float:
         rows = [row["bits_per_note"] for row in self.history if row["step"] == self.best_step]
@@ -212,11 +236,12 @@ class Trainer:
             "best": self.best if math.isfinite(self.best) else None,
             "best_step": self.best_step,
             "stale": self.stale,
-            "window": [float(x) for x in self._window],
+            "window": [float(x) for x in self._window],  # of all processes, see `_save`
             "run": run_signature(self.config, self.stream.pieces),
         }
 
     def _save(self) -> None:
+        self._window = list(self._losses())
         if self.accelerator.is_main_process:
             checkpointing.save_checkpoint(self.out / "checkpoints", self.bare, self.optimizer, self._state())
         self.accelerator.wait_for_everyone()
@@ -254,14 +279,24 @@ class _nothing:
 
 
 def make_accelerator(config: TrainingConfig):
-    """The `Accelerator` for a configuration; it finds processes and devices by itself."""
+    """The `Accelerator` for a configuration; it finds processes and devices by itself.
+
+    Raises:
+        ConfigError: If it was launched to shard the weights.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     # accelerate keeps the precision of a process's first run for good; a second run may ask for another.
     # The process group, which is in PartialState, stays.
     AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" or accelerator.distributed_type in _SHARDED:
+        raise ConfigError(
+            "launched to shard the weights (FSDP, DeepSpeed or Megatron): this loop keeps and saves them whole, for "
+            "Muon and for exact resume; every preset fits one GPU: launch with scripts/accelerate/multi_gpu.yaml"
+        )
+    return accelerator
 
 
 def run_signature(config: TrainingConfig, pieces: Iterable[TrainingPiece]) -> str:
@@ -289,8 +324,13 @@ def save_model(model, tokenizer: MusicTokenizer, out: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON aside, then rename."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside, then rename."""
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 
@@ -308,7 +348,6 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
         MusegenError: Naming the setting, the folder or the file that is wrong.
     """
     from musegen.corpus import load_corpus
-    from musegen.models import PRESETS, build_model, load_causal_lm
     from musegen.tokenizer import load_tokenizer
 
     for name in ("corpus", "tokenizer", "out"):
@@ -325,8 +364,22 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
         for notes, (composer, score) in zip(held["notes"], _composed(held))
     ]
     torch.manual_seed(config.seed)
+    model = starting_model(config, tokenizer)
+    return Trainer(model, tokenizer, train, validation, config, progress=progress).run()
+
+
+def starting_model(config: TrainingConfig, tokenizer: MusicTokenizer) -> torch.nn.Module:
+    """A preset with fresh weights, drawn from torch's global generator, or a saved model in float32 to go on from.
+
+    Raises:
+        ConfigError: A setting that does not fit, or a model of another tokenizer.
+        ModelError: A model that cannot be loaded.
+    """
+    from musegen.models import PRESETS, build_model, load_causal_lm, with_settings
+    from musegen.tokenizer import load_tokenizer
+
     if config.model in PRESETS:
-        model = build_model(
+        return build_model(
             config.model,
             vocab_size=len(tokenizer),
             bos_token_id=tokenizer.bos_token_id,
@@ -334,11 +387,17 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
             pad_token_id=tokenizer.pad_token_id,
             **{"n_positions": config.block_size, **config.model_settings},
         )
-    else:
-        model = load_causal_lm(config.model)
-        if model.config.vocab_size != len(tokenizer):
-            raise ConfigError(
-                f"model {config.model} has {model.config.vocab_size} tokens, the tokenizer {config.tokenizer} "
-                f"{len(tokenizer)}; go on with the tokenizer that lies beside the model"
-            )
-    return Trainer(model, tokenizer, train, validation, config, progress=progress).run()
+    # Whatever type the weights were saved in: steps would be lost in the rounding of a half.
+    model = load_causal_lm(config.model, dtype=torch.float32)
+    advice = "go on with the tokenizer that lies beside the model"
+    if model.config.vocab_size != len(tokenizer):
+        raise ConfigError(
+            f"model {config.model} has {model.config.vocab_size} tokens, the tokenizer {config.tokenizer} "
+            f"{len(tokenizer)}; {advice}"
+        )
+    beside = Path(config.model)
+    if (beside / "tokenizer.json").is_file() and load_tokenizer(beside).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"model {config.model} has another vocabulary than the tokenizer {config.tokenizer}; {advice}"
+        )
+    return with_settings(model, config.model_settings)
