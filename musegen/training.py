@@ -26,11 +26,13 @@ from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
 from musegen.optimizers import make_optimizer
+from musegen.starting import starting_model
 from musegen.tokenizer import MusicTokenizer
 from musegen.training_config import TrainingConfig, learning_rate_at, resolve_precision
 
 HISTORY_FILE = "history.jsonl"
 DONE_FILE = "training.json"
+_PADDING_WARNING = "warn_if_padding_and_no_attention_mask"  # a method of transformers' models
 _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # names of accelerate's for what splits a model
 
 
@@ -98,6 +100,10 @@ class Trainer:
                 f"block_size {config.block_size}: the model {config.model} has {context} positions at most"
             )
         self.takes_positions = context is not None
+        for module in model.modules():
+            if hasattr(module, _PADDING_WARNING):
+                # It reads tokens back from the device in every pass, which makes a GPU wait; blocks have no padding.
+                setattr(module, _PADDING_WARNING, lambda *_: None)
         self.optimizer = make_optimizer(model, config)
         self.model = self.accelerator.prepare_model(model)
         self.out = Path(config.out)
@@ -164,10 +170,12 @@ class Trainer:
         device = self.accelerator.device
         ids = torch.from_numpy(blocks).to(device, non_blocking=True)
         inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
-        if self.takes_positions and self.layout.opens[blocks[:, 1:]].any():
-            # Only blocks with two windows need positions; without them attention takes its fastest path.
+        if self.takes_positions:
+            # Always, though a block of one piece could do without: transformers asks the device whether it needs a
+            # mask, and on a CPU attention with a mask is the faster one (docs/log.md).
             positions = position_ids(blocks, np.flatnonzero(self.layout.opens))
             inputs["position_ids"] = torch.from_numpy(positions).to(device, non_blocking=True)
+            inputs["attention_mask"] = packed_mask(inputs["position_ids"])
         return inputs
 
     def _validate(self) -> dict[str, float]:
@@ -270,6 +278,21 @@ class Trainer:
         write_json(self.out / DONE_FILE, done)
 
 
+def packed_mask(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which tokens a token may look at: those before it in its own piece or window, and itself.
+
+    transformers would build the same mask from the positions, but asks the device first whether it needs one.
+
+    Args:
+        position_ids: Beginning anew at 0 with every piece or window, int64 (batch, time).
+
+    Returns:
+        bool (batch, 1, time, time).
+    """
+    piece = (position_ids == 0).cumsum(1)  # (batch, time)
+    return (piece[:, :, None] == piece[:, None, :]).tril()[:, None]  # (batch, 1, time, time)
+
+
 class _nothing:
     def __enter__(self):
         return None
@@ -366,38 +389,3 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
     torch.manual_seed(config.seed)
     model = starting_model(config, tokenizer)
     return Trainer(model, tokenizer, train, validation, config, progress=progress).run()
-
-
-def starting_model(config: TrainingConfig, tokenizer: MusicTokenizer) -> torch.nn.Module:
-    """A preset with fresh weights, drawn from torch's global generator, or a saved model in float32 to go on from.
-
-    Raises:
-        ConfigError: A setting that does not fit, or a model of another tokenizer.
-        ModelError: A model that cannot be loaded.
-    """
-    from musegen.models import PRESETS, build_model, load_causal_lm, with_settings
-    from musegen.tokenizer import load_tokenizer
-
-    if config.model in PRESETS:
-        return build_model(
-            config.model,
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **{"n_positions": config.block_size, **config.model_settings},
-        )
-    # Whatever type the weights were saved in: steps would be lost in the rounding of a half.
-    model = load_causal_lm(config.model, dtype=torch.float32)
-    advice = "go on with the tokenizer that lies beside the model"
-    if model.config.vocab_size != len(tokenizer):
-        raise ConfigError(
-            f"model {config.model} has {model.config.vocab_size} tokens, the tokenizer {config.tokenizer} "
-            f"{len(tokenizer)}; {advice}"
-        )
-    beside = Path(config.model)
-    if (beside / "tokenizer.json").is_file() and load_tokenizer(beside).get_vocab() != tokenizer.get_vocab():
-        raise ConfigError(
-            f"model {config.model} has another vocabulary than the tokenizer {config.tokenizer}; {advice}"
-        )
-    return with_settings(model, config.model_settings)
