@@ -171,8 +171,8 @@ class Trainer:
         ids = torch.from_numpy(blocks).to(device, non_blocking=True)
         inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
         if self.takes_positions:
-            # Always, though a block of one piece could do without: transformers asks the device whether it needs a
-            # mask, and on a CPU attention with a mask is the faster one (docs/log.md).
+            # Always, though blocks of one piece each could do without: transformers asks the device whether they
+            # need a mask, and on a CPU attention takes no longer with one (docs/log.md).
             positions = position_ids(blocks, np.flatnonzero(self.layout.opens))
             inputs["position_ids"] = torch.from_numpy(positions).to(device, non_blocking=True)
             inputs["attention_mask"] = packed_mask(inputs["position_ids"])

@@ -119,9 +119,8 @@ def test_resumed_run_is_bit_identical(ground, straight, tmp_path):
     whole = config_of(ground, tmp_path / "whole", save_every=3, **settings)
     train_from_config(whole, progress=False)
     cut = dataclasses.replace(whole, out=str(tmp_path / "cut"))
-    torn = subprocess.Popen(
-        [sys.executable, "-c", _STOP_AFTER, json.dumps(dataclasses.asdict(cut))], stdout=subprocess.DEVNULL
-    )
+    (tmp_path / "cut.yaml").write_text(yaml.safe_dump({**dataclasses.asdict(cut), "betas": list(cut.betas)}))
+    torn = subprocess.Popen([sys.executable, "-c", _UNTIL_FIVE, str(tmp_path / "cut.yaml")], stdout=subprocess.DEVNULL)
     torn.wait(timeout=240)
     assert torn.returncode == -signal.SIGKILL
     assert [p.name for p in Path(cut.out, "checkpoints").iterdir()] == ["step-3"]
@@ -130,20 +129,6 @@ def test_resumed_run_is_bit_identical(ground, straight, tmp_path):
     assert same(weights(cut.out), weights(whole.out))
     assert Path(cut.out, "history.jsonl").read_text() == Path(whole.out, "history.jsonl").read_text()
     assert (Path(cut.out) / "model.safetensors").read_bytes() == (Path(whole.out) / "model.safetensors").read_bytes()
-
-
-_STOP_AFTER = """
-import json, os, signal, sys
-from musegen import training
-from musegen.training_config import TrainingConfig
-step = training.Trainer._train_step
-def until_five(self, blocks):
-    if self.step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, blocks)
-training.Trainer._train_step = until_five
-training.train_from_config(TrainingConfig(**json.loads(sys.argv[1])), progress=False)
-"""
 
 
 def test_two_processes_equal_one_and_resume_exactly(ground, straight, tmp_path):
