@@ -1,13 +1,16 @@
 """Training checkpoints: safetensors and JSON under a manifest of checksums, whole or not at all.
 
 Layout of one: `model.safetensors` and `optimizer.safetensors` (by parameter name), `state.json` (all else),
-`manifest.json` (SHA-256 of each). It is written aside and renamed, so that a folder named `step-N` is complete.
+`manifest.json` (the layout's number, and the SHA-256 of each file). It is written aside, flushed to the disk, and
+renamed, so that a folder named `step-N` is complete even if the machine fails the moment after.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -20,7 +23,10 @@ from safetensors.torch import load_file, save_file
 from musegen.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+FORMAT = 1  # of the layout; another number means files that this version cannot read
 _NAME = re.compile(r"step-(\d+)$")
+_ASIDE = ("partial-", "replaced-")  # what a run that was killed while it saved may leave
 
 
 def save_checkpoint(
@@ -32,24 +38,45 @@ def save_checkpoint(
         folder: Of all checkpoints of a run.
         model: Unwrapped.
         optimizer: Over parameters of the model.
-        state: JSON values.
-        keep: Checkpoints that stay.
+        state: JSON values; no NaN, no infinity.
+        keep: Checkpoints that stay, 1 or more.
+
+    Raises:
+        CheckpointError: If the disk is full or not writable; the checkpoints before stay as they are.
     """
-    path = folder / f"step-{state['step']}"
-    aside = folder / f"partial-{state['step']}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    parameters = dict(model.named_parameters())
-    save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, aside / "model.safetensors")
-    save_file(_optimizer_tensors(parameters, optimizer), aside / "optimizer.safetensors")
-    (aside / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    sums = {p.name: _checksum(p) for p in sorted(aside.iterdir())}
-    (aside / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
-    aside.rename(path)
+    path, aside = folder / f"step-{state['step']}", folder / f"partial-{state['step']}"
+    replaced = folder / f"replaced-{state['step']}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in (p for prefix in _ASIDE for p in folder.glob(f"{prefix}*")):
+            shutil.rmtree(left)
+        aside.mkdir()
+        _write_files(aside, model, optimizer, state)
+        if path.exists():
+            path.rename(replaced)
+        aside.rename(path)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"{path}: not saved: {_write_reason(error)}") from error
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        # Renamed first, so that a kill half way leaves no folder that looks like a checkpoint.
+        old = old.rename(old.with_name(old.name.replace("step-", "replaced-")))
+        shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def _write_files(aside: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    parameters = dict(model.named_parameters())
+    save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, aside / FILES[0])
+    save_file(_optimizer_tensors(parameters, optimizer), aside / FILES[1])
+    (aside / FILES[2]).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+    manifest = {"format": FORMAT, "files": {name: _checksum(aside / name) for name in FILES}}
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for name in (*FILES, MANIFEST):
+        _flush(aside / name)
+    _flush(aside)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -62,18 +89,33 @@ def read_state(path: Path) -> dict[str, Any]:
     """Check a checkpoint against its manifest and return its state.
 
     Raises:
-        CheckpointError: Naming the file that is missing or torn.
+        CheckpointError: Naming the file that is missing, torn or not of the checkpoint, or its layout's number.
     """
+    advice = f"remove {path} to go on from the checkpoint before it"
     try:
-        sums = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / MANIFEST}: no manifest, or a torn one ({error})") from None
-    for name, checksum in sums.items():
+        raise CheckpointError(f"{path / MANIFEST}: no manifest, or a torn one ({error}); {advice}") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path / MANIFEST}: a checkpoint of format {found}, where this version of musegen reads format {FORMAT}; "
+            "go on with the version that wrote it, or remove the checkpoints to begin anew"
+        )
+    sums = manifest.get("files")
+    if not isinstance(sums, dict) or set(sums) != set(FILES):
+        raise CheckpointError(f"{path / MANIFEST}: names other files than {', '.join(FILES)}; {advice}")
+    for name in FILES:
         if not (path / name).is_file():
-            raise CheckpointError(f"{path / name}: missing from the checkpoint")
-        if _checksum(path / name) != checksum:
-            raise CheckpointError(f"{path / name}: torn or altered, its checksum is not that of the manifest")
-    return json.loads((path / "state.json").read_text(encoding="utf-8"))
+            raise CheckpointError(f"{path / name}: missing from the checkpoint; {advice}")
+        if _checksum(path / name) != sums[name]:
+            raise CheckpointError(
+                f"{path / name}: torn or altered, its checksum is not that of the manifest; {advice}"
+            )
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in (*FILES, MANIFEST))
+    if foreign:
+        raise CheckpointError(f"{path / foreign[0]}: not a file of the checkpoint; move it elsewhere")
+    return json.loads((path / FILES[2]).read_text(encoding="utf-8"))
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -121,3 +163,19 @@ def _checksum(path: Path) -> str:
         for part in iter(lambda: file.read(1 << 20), b""):
             digest.update(part)
     return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder, before anything that relies on it is done."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_reason(error: Exception) -> str:
+    # safetensors wraps the system's error in one of its own and keeps only its text.
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+        return "the disk is full; make room and start the same command again, it goes on from the checkpoint before"
+    return " ".join(str(error).split())

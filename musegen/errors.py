@@ -48,6 +48,10 @@ class ConfigError(MusegenError):
     """A setting that does not exist or has a value out of its range."""
 
 
+class TrainingError(MusegenError):
+    """A training that cannot go on."""
+
+
 class RequestError(MusegenError):
     """A request for music that cannot be met; says what is allowed."""
 

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import torch
 
 from musegen import checkpointing
 from musegen.blocks import ShardedPieces, position_ids
-from musegen.errors import CheckpointError, ConfigError
+from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
 from musegen.optimizers import make_optimizer
+from musegen.starting import starting_model
 from musegen.tokenizer import MusicTokenizer
 from musegen.training_config import TrainingConfig, learning_rate_at, resolve_precision
 from musegen.training_data import (
@@ -39,6 +41,8 @@ from musegen.training_data import (
 
 HISTORY_FILE = "history.jsonl"
 DONE_FILE = "training.json"
+_PADDING_WARNING = "warn_if_padding_and_no_attention_mask"  # a method of transformers' models
+_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # names of accelerate's for what splits a model
 
 
 @dataclasses.dataclass
@@ -91,8 +95,17 @@ class Trainer:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.stream = make_stream(train_pieces, tokenizer, config, rank=rank, world=world)
         self.bare = model
-        self.takes_positions = context_of(model) is not None
+        context = context_of(model)
+        if context is not None and config.block_size > context:
+            raise ConfigError(
+                f"block_size {config.block_size}: the model {config.model} has {context} positions at most"
+            )
+        self.takes_positions = context is not None
         self.takes_resets = "resets" in inspect.signature(model.forward).parameters
+        for module in model.modules():
+            if hasattr(module, _PADDING_WARNING):
+                # It reads tokens back from the device in every pass, which makes a GPU wait; blocks have no padding.
+                setattr(module, _PADDING_WARNING, lambda *_: None)
         self.optimizer = make_optimizer(model, config)
         self.model = self.accelerator.prepare_model(model)
         self.out = Path(config.out)
@@ -104,7 +117,8 @@ class Trainer:
         """Train to the end, or from the newest checkpoint on; the best weights lie in `out` afterwards.
 
         Raises:
-            CheckpointError: If the newest checkpoint is torn, or of another run.
+            CheckpointError: If the newest checkpoint is torn, or of another run, or the next cannot be saved.
+            TrainingError: If the loss is no number any more.
         """
         from tqdm.auto import tqdm
 
@@ -158,13 +172,15 @@ class Trainer:
     def _inputs(self, blocks: np.ndarray) -> dict[str, torch.Tensor]:
         ids = self._moved(blocks)
         inputs = {"input_ids": ids, "labels": ids, "use_cache": False}
-        opens = self.layout.opens[blocks]
-        opens[:, 0] = False
-        # Only blocks with two windows need to tell them apart; without, a model takes its fastest path.
-        if opens.any():
-            if self.takes_positions:
-                inputs["position_ids"] = self._moved(position_ids(blocks, np.flatnonzero(self.layout.opens)))
-            elif self.takes_resets:
+        if self.takes_positions:
+            # Always, though blocks of one window each could do without: transformers asks the device whether they
+            # need a mask, and on a CPU attention takes no longer with one (docs/log.md).
+            inputs["position_ids"] = self._moved(position_ids(blocks, np.flatnonzero(self.layout.opens)))
+            inputs["attention_mask"] = packed_mask(inputs["position_ids"])
+        elif self.takes_resets:
+            opens = self.layout.opens[blocks]
+            opens[:, 0] = False
+            if opens.any():  # only blocks with two windows need to tell them apart
                 inputs["resets"] = torch.from_numpy(opens)
         return inputs
 
@@ -174,9 +190,8 @@ class Trainer:
         return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
     def _validate(self) -> dict[str, float]:
-        losses = torch.stack(self._window)
+        mean = float(self._losses().mean())
         self._window = []
-        mean = float(self.accelerator.reduce(losses, reduction="mean").mean())
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         with self.accelerator.autocast():
             own = score_pieces(
@@ -185,6 +200,7 @@ class Trainer:
         sums = torch.tensor([own.nats, own.tokens, own.notes], dtype=torch.float64, device=self.accelerator.device)
         sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         score = Likelihood(sums[0], int(sums[1]), int(sums[2]))
+        self._check(math.isfinite(score.nats))
         row = {
             "step": self.step,
             "train_nats": mean,
@@ -200,7 +216,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             if better:
                 save_model(self.bare, self.tokenizer, self.out)
-            (self.out / HISTORY_FILE).write_text("".join(json.dumps(r) + "\n" for r in self.history), "utf-8")
+            write_text(self.out / HISTORY_FILE, "".join(json.dumps(r) + "\n" for r in self.history))
             self._board(row)
         return row
 
@@ -210,6 +226,22 @@ class Trainer:
         with SummaryWriter(str(self.out / "tensorboard"), purge_step=row["step"]) as writer:
             for name in ("train_nats", "validation_nats", "bits_per_note", "learning_rate"):
                 writer.add_scalar(name, row[name], row["step"])
+
+    def _losses(self) -> torch.Tensor:
+        """Losses of the steps since the last validation, (steps,), over all processes."""
+        if not self._window:
+            return torch.zeros(0)
+        losses = self.accelerator.reduce(torch.stack(self._window), reduction="mean")
+        self._check(bool(losses.isfinite().all()))
+        return losses
+
+    def _check(self, finite: bool) -> None:
+        # Before anything is saved, so that the newest checkpoint and the best weights stay sound.
+        if not finite:
+            raise TrainingError(
+                f"{self.config.out}: the loss is no number any more, at some step up to {self.step}; "
+                "lower learning_rate or lengthen warmup, and remove the checkpoints to begin anew"
+            )
 
     def _best_bits(self) -> float:
         rows = [row["bits_per_note"] for row in self.history if row["step"] == self.best_step]
@@ -223,11 +255,12 @@ class Trainer:
             "best": self.best if math.isfinite(self.best) else None,
             "best_step": self.best_step,
             "stale": self.stale,
-            "window": [float(x) for x in self._window],
+            "window": [float(x) for x in self._window],  # of all processes, see `_save`
             "run": run_signature(self.config, self.tokenizer, self.pieces),
         }
 
     def _save(self) -> None:
+        self._window = list(self._losses())
         state = self._state(gather_positions(self.stream, self.accelerator))
         if self.accelerator.is_main_process:
             checkpointing.save_checkpoint(self.out / "checkpoints", self.bare, self.optimizer, state)
@@ -257,6 +290,21 @@ class Trainer:
         write_json(self.out / DONE_FILE, done)
 
 
+def packed_mask(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which tokens a token may look at: those before it in its own piece or window, and itself.
+
+    transformers would build the same mask from the positions, but asks the device first whether it needs one.
+
+    Args:
+        position_ids: Beginning anew at 0 with every piece or window, int64 (batch, time).
+
+    Returns:
+        bool (batch, 1, time, time).
+    """
+    piece = (position_ids == 0).cumsum(1)  # (batch, time)
+    return (piece[:, :, None] == piece[:, None, :]).tril()[:, None]  # (batch, 1, time, time)
+
+
 class _nothing:
     def __enter__(self):
         return None
@@ -266,14 +314,24 @@ class _nothing:
 
 
 def make_accelerator(config: TrainingConfig):
-    """The `Accelerator` for a configuration; it finds processes and devices by itself."""
+    """The `Accelerator` for a configuration; it finds processes and devices by itself.
+
+    Raises:
+        ConfigError: If it was launched to shard the weights.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     # accelerate keeps the precision of a process's first run for good; a second run may ask for another.
     # The process group, which is in PartialState, stays.
     AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" or accelerator.distributed_type in _SHARDED:
+        raise ConfigError(
+            "launched to shard the weights (FSDP, DeepSpeed or Megatron): this loop keeps and saves them whole, for "
+            "Muon and for exact resume; every preset fits one GPU: launch with scripts/accelerate/multi_gpu.yaml"
+        )
+    return accelerator
 
 
 def save_model(model, tokenizer: MusicTokenizer, out: Path) -> None:
@@ -289,8 +347,13 @@ def save_model(model, tokenizer: MusicTokenizer, out: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON aside, then rename."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside, then rename."""
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 
@@ -300,7 +363,6 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
     Raises:
         MusegenError: Naming the setting, the folder or the file that is wrong.
     """
-    from musegen.models import PRESETS, build_model, load_causal_lm
     from musegen.tokenizer import load_tokenizer
 
     for name in ("corpus", "tokenizer", "out"):
@@ -309,20 +371,5 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
     tokenizer = load_tokenizer(config.tokenizer)
     data = load_training_data(config, tokenizer, progress=progress)
     torch.manual_seed(config.seed)
-    if config.model in PRESETS:
-        model = build_model(
-            config.model,
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **{"n_positions": config.block_size, **config.model_settings},
-        )
-    else:
-        model = load_causal_lm(config.model)
-        if model.config.vocab_size != len(tokenizer):
-            raise ConfigError(
-                f"model {config.model} has {model.config.vocab_size} tokens, the tokenizer {config.tokenizer} "
-                f"{len(tokenizer)}; go on with the tokenizer that lies beside the model"
-            )
+    model = starting_model(config, tokenizer)
     return Trainer(model, tokenizer, data.train, data.validation, config, progress=progress).run()

@@ -22,8 +22,8 @@ class TrainingConfig:
         tokenizer: Folder of the tokenizer.
         out: Folder that becomes the model.
         model: A preset of `musegen.models.PRESETS`, or a folder or Hub name to go on from.
-        model_settings: Settings that replace those of the preset.
-        block_size: Tokens a block, and the longest context of a GPT.
+        model_settings: Settings that replace those of the preset; for a folder, its dropouts.
+        block_size: Tokens a block, and the longest context of a fresh GPT; of a loaded one, no more than its own.
         batch_size: Blocks a step, over all processes.
         micro_batch_size: Blocks a forward pass and process; by default all of a process's blocks at once.
         steps: Optimiser steps.

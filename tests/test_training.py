@@ -3,10 +3,13 @@
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from musegen import training
 from musegen.blocks import ShardedPieces
 from musegen.corpus import build_corpus
-from musegen.errors import CheckpointError, ConfigError
+from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.models import load_causal_lm
 from musegen.tokenizer import load_tokenizer
-from musegen.training import make_accelerator, train_from_config
+from musegen.training import Trainer, make_accelerator, packed_mask, train_from_config
 from musegen.training_config import TrainingConfig, learning_rate_at
 
 ROOT = Path(__file__).parents[1]
@@ -54,22 +58,21 @@ def config_of(ground, out, **settings):
     )
 
 
-def train_cli(config, *command):
-    """Train in another process; YAML in, weights out."""
+def launch(config, script, file, *words):
+    """`accelerate launch` in another process, with one of the launch files."""
     path = Path(config.out).with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**dataclasses.asdict(config), "betas": list(config.betas)}))
-    return subprocess.run(
-        [*command, str(ROOT / "scripts" / "train.py"), str(path)], capture_output=True, text=True, timeout=240
-    )
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "scripts/accelerate" / file]
+    command = [str(word) for word in (*command, *words, script, path)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def launched(config, processes=2):
-    """Train under `accelerate launch`, in processes that are really as many."""
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    more = ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
-    done = train_cli(config, sys.executable, *launch, *more, "--main_process_port", "0")
-    assert done.returncode == 0, done.stderr[-2000:]
+def launched(config):
+    """Train under `accelerate launch` in two processes that are really two."""
+    process = launch(config, ROOT / "scripts" / "train.py", "cpu.yaml")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-2000:]
 
 
 def weights(out):
@@ -77,7 +80,10 @@ def weights(out):
 
 
 def same(a, b, tolerance=0.0):
+    """Equal to a tolerance; to the last bit where there is none."""
     assert a.keys() == b.keys()
+    if not tolerance:
+        return all(torch.equal(a[k], b[k]) for k in a)
     return all(torch.allclose(a[k], b[k], rtol=0, atol=tolerance) for k in a)
 
 
@@ -108,8 +114,10 @@ def test_every_kind_of_model_trains(ground, tmp_path, model):
     assert history[-1]["validation_nats"] < history[0]["validation_nats"]
 
 
-def test_micro_batches_equal_the_whole_batch(ground, straight, tmp_path):
-    config = config_of(ground, tmp_path / "m", micro_batch_size=1)
+@pytest.mark.parametrize("size", [1, 3])
+def test_micro_batches_equal_the_whole_batch(ground, straight, tmp_path, size):
+    """Of 3 and 1 too: the loss is a sum over targets, so that the smaller one weighs no more."""
+    config = config_of(ground, tmp_path / "m", micro_batch_size=size)
     train_from_config(config, progress=False)
     assert same(weights(config.out), weights(straight[0].out), 2e-5)
 
@@ -120,9 +128,8 @@ def test_resumed_run_is_bit_identical(ground, straight, tmp_path):
     whole = config_of(ground, tmp_path / "whole", save_every=3, **settings)
     train_from_config(whole, progress=False)
     cut = dataclasses.replace(whole, out=str(tmp_path / "cut"))
-    torn = subprocess.Popen(
-        [sys.executable, "-c", _STOP_AFTER, json.dumps(dataclasses.asdict(cut))], stdout=subprocess.DEVNULL
-    )
+    (tmp_path / "cut.yaml").write_text(yaml.safe_dump({**dataclasses.asdict(cut), "betas": list(cut.betas)}))
+    torn = subprocess.Popen([sys.executable, "-c", _UNTIL_FIVE, str(tmp_path / "cut.yaml")], stdout=subprocess.DEVNULL)
     torn.wait(timeout=240)
     assert torn.returncode == -signal.SIGKILL
     assert [p.name for p in Path(cut.out, "checkpoints").iterdir()] == ["step-3"]
@@ -133,8 +140,38 @@ def test_resumed_run_is_bit_identical(ground, straight, tmp_path):
     assert (Path(cut.out) / "model.safetensors").read_bytes() == (Path(whole.out) / "model.safetensors").read_bytes()
 
 
-_STOP_AFTER = """
-import json, os, signal, sys
+def test_two_processes_equal_one_and_resume_exactly(ground, straight, tmp_path):
+    """Two processes that are really two equal one to rounding; killed, as two machines of one process each, and
+    started again as two of one machine, they reach the weights of two that were left alone, to the last bit."""
+    whole = config_of(ground, tmp_path / "whole", save_every=3)
+    cut = dataclasses.replace(whole, out=str(tmp_path / "cut"))
+    (tmp_path / "until_five.py").write_text(_UNTIL_FIVE)
+    (tmp_path / "both.py").write_text(_BOTH)
+    nodes = ["--num_processes", 2, "--main_process_ip", "127.0.0.1", "--main_process_port", _free_port()]
+    nodes += ["--machine_rank"]
+    machines = [launch(cut, tmp_path / "until_five.py", "multi_node.yaml", *nodes, rank) for rank in (0, 1)]
+    errors = [machine.communicate(timeout=240)[1] for machine in machines]
+    assert all(machine.returncode for machine in machines)
+    assert [p.name for p in Path(cut.out, "checkpoints").glob("step-*")] == ["step-3"], errors[0][-2000:]
+    # One launch for both runs, since starting costs more than training.
+    done = launch(whole, tmp_path / "both.py", "cpu.yaml")
+    errors = done.communicate(timeout=240)[1]
+    assert done.returncode == 0, errors[-2000:]
+
+    records = [json.loads((Path(config.out) / "training.json").read_text()) for config in (whole, cut)]
+    assert [record["processes"] for record in records] == [2, 2]
+    assert [record["resumed_from"] for record in records] == [0, 3]
+    for ours, theirs in zip(records[0]["history"], straight[1].history):
+        for name in ("train_nats", "validation_nats", "bits_per_note"):
+            assert abs(ours[name] - theirs[name]) < 1e-4
+    assert same(weights(whole.out), weights(straight[0].out), 2e-5)
+    assert same(weights(cut.out), weights(whole.out))
+    for name in ("history.jsonl", "model.safetensors"):
+        assert (Path(cut.out) / name).read_bytes() == (Path(whole.out) / name).read_bytes()
+
+
+_UNTIL_FIVE = """
+import os, signal, sys
 from musegen import training
 from musegen.training_config import TrainingConfig
 step = training.Trainer._train_step
@@ -143,20 +180,156 @@ def until_five(self, blocks):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, blocks)
 training.Trainer._train_step = until_five
-training.train_from_config(TrainingConfig(**json.loads(sys.argv[1])), progress=False)
+training.train_from_config(TrainingConfig.from_yaml(sys.argv[1]), progress=False)
 """
 
 
-def test_two_processes_equal_one(ground, straight, tmp_path):
-    """`accelerate launch` with two processes that are really two, on the same global batches."""
-    config = config_of(ground, tmp_path / "two")
-    launched(config)
-    record = json.loads((Path(config.out) / "training.json").read_text())
-    assert record["processes"] == 2
-    for ours, theirs in zip(record["history"], straight[1].history):
-        for name in ("train_nats", "validation_nats", "bits_per_note"):
-            assert abs(ours[name] - theirs[name]) < 1e-4
-    assert same(weights(config.out), weights(straight[0].out), 2e-5)
+_BOTH = """
+import dataclasses, os, runpy, sys
+from musegen.training import train_from_config
+from musegen.training_config import TrainingConfig
+whole = TrainingConfig.from_yaml(sys.argv[1])
+train_from_config(dataclasses.replace(whole, out=os.path.join(os.path.dirname(whole.out), "cut")), progress=False)
+sys.exit(runpy.run_path(TRAIN)["main"]())
+""".replace("TRAIN", repr(str(ROOT / "scripts" / "train.py")))
+
+
+def _free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would: nothing in the package may catch it."""
+
+
+@pytest.mark.parametrize(
+    ("at", "model", "settings"),
+    [
+        (2, "gpt-tiny", {**SMALL, "dropout": 0.2}),
+        (5, "lstm-tiny", {"hidden_size": 16, "embedding_size": 16, "dropout": 0.2, "recurrent_dropout": 0.2}),
+        (7, "bilstm-study", {"hidden_size": 8, "embedding_size": 8, "window": 8}),
+    ],
+)
+def test_any_model_and_muon_resume_exactly(ground, tmp_path, monkeypatch, at, model, settings):
+    """Ended after a step that was not yet saved, before the first checkpoint too; dropout and drawn positions on."""
+    changes = {"optimizer": "muon", "save_every": 3, "eval_every": 2, "micro_batch_size": 3}
+    whole = config_of(ground, tmp_path / "whole", model=model, model_settings=settings, **changes)
+    train_from_config(whole, progress=False)
+    cut = dataclasses.replace(whole, out=str(tmp_path / "cut"))
+    with monkeypatch.context() as patch:
+        step = Trainer._train_step
+
+        def killed(self, blocks):
+            loss = step(self, blocks)
+            if self.step == at:
+                raise Killed
+            return loss
+
+        patch.setattr(Trainer, "_train_step", killed)
+        with pytest.raises(Killed):
+            train_from_config(cut, progress=False)
+    result = train_from_config(cut, progress=False)
+    assert result.resumed_from == at // 3 * 3
+    assert same(weights(cut.out), weights(whole.out))
+    assert Path(cut.out, "history.jsonl").read_text() == Path(whole.out, "history.jsonl").read_text()
+
+
+def test_a_step_never_waits_for_the_device(ground, tmp_path, monkeypatch):
+    """No value is read back from a tensor in a step, by any of the ways that would make a GPU wait."""
+    seen = {}
+
+    def watched(self, blocks):
+        before = dict.fromkeys(("item", "__bool__", "__float__", "__int__", "tolist", "cpu", "numpy"))
+        with pytest.MonkeyPatch.context() as patch:
+            for name in before:
+                method = getattr(torch.Tensor, name)
+
+                def read(tensor, *args, _method=method, _name=name, **kwargs):
+                    seen[_name] = traceback.format_stack()
+                    return _method(tensor, *args, **kwargs)
+
+                patch.setattr(torch.Tensor, name, read)
+            return step(self, blocks)
+
+    step = Trainer._train_step
+    monkeypatch.setattr(Trainer, "_train_step", watched)
+    lstm = {"hidden_size": 16, "embedding_size": 16}
+    for model, settings in (("gpt-tiny", SMALL), ("lstm-tiny", lstm)):
+        config = config_of(ground, tmp_path / model, model=model, model_settings=settings, steps=2)
+        train_from_config(config, progress=False)
+    assert not seen, "".join(itertools.chain(*seen.values()))
+
+
+def test_packed_pieces_do_not_see_each_other(straight):
+    """The mask is the one that transformers makes of the positions, and gives each piece its logits alone."""
+    model = load_causal_lm(straight[0].out)
+    ids = torch.randint(3, 50, (2, 12))
+    positions = torch.arange(12).repeat(2, 1)
+    positions[0, 5:] -= 5
+    packed = model(input_ids=ids, position_ids=positions, attention_mask=packed_mask(positions)).logits
+    # With a cache transformers would not look for packed pieces.
+    torch.testing.assert_close(packed, model(input_ids=ids, position_ids=positions, use_cache=False).logits)
+    torch.testing.assert_close(packed[:1, 5:], model(input_ids=ids[:1, 5:]).logits)
+    torch.testing.assert_close(packed[1:], model(input_ids=ids[1:]).logits)
+
+
+def test_a_loss_that_is_no_number_ends_training_and_spares_what_was_saved(ground, tmp_path):
+    config = config_of(ground, tmp_path / "m", save_every=1, eval_every=2)
+    with pytest.MonkeyPatch.context() as patch:
+        step = Trainer._train_step
+        patch.setattr(Trainer, "_train_step", lambda s, b: step(s, b) * (math.nan if s.step == 3 else 1))
+        with pytest.raises(TrainingError, match="no number any more, at some step up to 4"):
+            train_from_config(config, progress=False)
+    assert sorted(p.name for p in Path(config.out, "checkpoints").iterdir()) == ["step-2", "step-3"]
+    assert train_from_config(config, progress=False).resumed_from == 3
+
+
+def test_tuning_goes_on_from_a_folder_with_another_dropout(ground, straight, tmp_path):
+    """From weights saved in half precision, in float32, with a shorter block; the folder says the new dropout."""
+    before = load_causal_lm(straight[0].out).to(torch.bfloat16)
+    half = tmp_path / "half"
+    before.save_pretrained(half)
+    settings = {"model": str(half), "block_size": 32, "steps": 2, "learning_rate": 1e-4}
+    config = config_of(ground, tmp_path / "tuned", **{**settings, "model_settings": {"dropout": 0.25}})
+    train_from_config(config, progress=False)
+    tuned = load_causal_lm(config.out)
+    assert (tuned.config.resid_pdrop, tuned.config.embd_pdrop, tuned.config.attn_pdrop) == (0.25, 0.25, 0.0)
+    assert tuned.dtype == torch.float32 and tuned.config.n_positions == 64
+    moved = [(a - b.float()).abs().max() for a, b in zip(tuned.parameters(), before.parameters())]
+    assert 0 < max(moved) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_size": 65}, "block_size 65: the model .* has 64 positions at most"),
+        ({"model_settings": {"n_layer": 2}}, "n_layer cannot be set for a model that is loaded; it takes attn_pdrop"),
+        ({"model_settings": {"dropout": 1.5}}, "resid_pdrop is 1.5"),
+        ({"model": "gpt-tiny", "model_settings": {**SMALL, "n_positions": 32}}, "block_size 64: .* has 32 positions"),
+    ],
+)
+def test_tuning_that_cannot_be_is_refused_by_name(ground, straight, tmp_path, changes, message):
+    config = config_of(ground, tmp_path / "m", **{"model": straight[0].out, "model_settings": {}, **changes})
+    with pytest.raises(ConfigError, match=message):
+        train_from_config(config, progress=False)
+
+
+def test_tuning_with_another_vocabulary_of_the_same_size_is_refused(ground, straight, tmp_path):
+    from musegen.tokenizer import load_tokenizer
+
+    other = tmp_path / "other"
+    shutil.copytree(straight[0].out, other, ignore=shutil.ignore_patterns("checkpoints"))
+    text = (other / "tokenizer.json").read_text("utf-8")
+    content = json.loads(text)
+    vocab = content["model"]["vocab"]
+    first, second = list(vocab)[-2:]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (other / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    assert load_tokenizer(other).get_vocab() != load_tokenizer(straight[0].out).get_vocab()
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        train_from_config(config_of(ground, tmp_path / "m", model=str(other), model_settings={}), progress=False)
 
 
 def test_streamed_run_of_two_processes_goes_on_exactly(ground, tmp_path):
@@ -265,8 +438,6 @@ def test_bad_configurations_name_file_and_setting(tmp_path, text, message):
 
 
 def test_batch_that_does_not_part_among_processes_is_refused(ground, tmp_path, monkeypatch):
-    from musegen import training
-
     class Three:
         num_processes, process_index, is_main_process = 3, 0, True
 

@@ -10,6 +10,7 @@ from .layers_music_lstm import MusicLstmCache
 from .loading import load_causal_lm, save_with_code
 from .modeling_music_lstm import MusicLstmForCausalLM, MusicLstmModel
 from .presets import PRESETS, Preset, build_config, build_model
+from .tuning import with_settings
 
 
 def register() -> None:
@@ -33,4 +34,5 @@ __all__ = [
     "load_causal_lm",
     "register",
     "save_with_code",
+    "with_settings",
 ]

@@ -1,0 +1,89 @@
+"""The launch files of scripts/accelerate: what accelerate itself makes of each, without a GPU."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DistributedType
+from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+from transformers import GPT2Config
+
+from musegen.errors import ConfigError
+from musegen.models import MusicLstmConfig
+from musegen.training import make_accelerator
+from musegen.training_config import TrainingConfig
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "scripts" / "accelerate"
+FILES = {
+    "one_gpu": (DistributedType.NO, 1, 1),
+    "multi_gpu": (DistributedType.MULTI_GPU, 8, 1),
+    "multi_node": (DistributedType.MULTI_GPU, 16, 2),
+    "fsdp": (DistributedType.FSDP, 8, 1),
+    "cpu": (DistributedType.MULTI_GPU, 2, 1),
+}
+
+
+def launch(name, *words):
+    """What `accelerate launch` would start: the arguments after its own checks, and the environment."""
+    path = FOLDER / f"{name}.yaml"
+    args = launch_command_parser().parse_args(["--config_file", str(path), *words, "scripts/train.py", "c.yaml"])
+    args, _, _ = _validate_launch_command(args)
+    if args.multi_gpu or args.use_fsdp:
+        return args, prepare_multi_gpu_env(args)
+    command, environment = prepare_simple_launcher_cmd_env(args)
+    assert command[1:] == ["scripts/train.py", "c.yaml"]
+    return args, environment
+
+
+def test_every_file_is_known_here():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_launch_files(name):
+    kind, processes, machines = FILES[name]
+    path = FOLDER / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    assert (config.distributed_type, config.num_processes, config.num_machines) == (kind, processes, machines)
+    assert config.use_cpu is False  # with it one process starts, whatever their number
+    args, environment = launch(name)
+    assert environment["ACCELERATE_MIXED_PRECISION"] == ("bf16" if name == "fsdp" else "no")
+    if kind != DistributedType.NO:
+        assert args.nproc_per_node == str(processes // machines)
+    text = path.read_text()
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(comments) >= 5
+    # The command that a file's comment gives is one that accelerate takes.
+    lines = " ".join(line.lstrip("# ").rstrip("\\") for line in comments if line.startswith("#    "))
+    command = re.sub(r"\bRANK\b", "1", lines)
+    assert command.startswith("accelerate launch ")
+    parsed = launch_command_parser().parse_args(shlex.split(command)[2:])
+    assert Path(parsed.config_file) == path.relative_to(ROOT)
+
+
+def test_machines_find_each_other():
+    for rank in (0, 1):
+        args, _ = launch("multi_node", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1")
+        assert (args.nnodes, args.node_rank, args.nproc_per_node) == ("2", rank, "8")
+        assert args.rdzv_endpoint == "127.0.0.1:29500"
+
+
+def test_fsdp_wraps_layers_that_exist():
+    from transformers import AutoModelForCausalLM
+
+    _, environment = launch("fsdp")
+    assert environment["FSDP_VERSION"] == "2" and environment["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
+    names = set(environment["FSDP_TRANSFORMER_CLS_TO_WRAP"].split(","))
+    configs = (GPT2Config(n_layer=1, n_embd=8, n_head=1), MusicLstmConfig(hidden_size=8, num_layers=1))
+    kinds = {type(m).__name__ for c in configs for m in AutoModelForCausalLM.from_config(c).modules()}
+    assert len(names) == 2 and names <= kinds
+
+
+def test_a_launch_that_shards_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"FSDP.*multi_gpu\.yaml"):
+        make_accelerator(TrainingConfig(optimizer="muon"))
