@@ -349,6 +349,23 @@ def render(
     print(*files.values(), sep="\n")
 
 
+@app.command()
+def export(
+    model: Model,
+    out: Out,
+    check: Annotated[bool, typer.Option("--check", help="Decode with both, compare tokens and speed.")] = False,
+):
+    """Write a model as ONNX, with its tokenizer and a README to run it from."""
+    from musegen.exporting import check_export, export_model
+
+    print(f"exported: {export_model(model, out)}")
+    if check:
+        found = check_export(model, out)
+        print(found)
+        if not found.passed:
+            raise typer.Exit(1)
+
+
 def _overrides(settings: list[str], option: str = "--set") -> dict:
     import yaml
 
