@@ -186,6 +186,7 @@ def export_model(name: str | Path, out: str | Path) -> Path:
     return out
 
 
+@torch.inference_mode()
 def check_export(
     name: str | Path, folder: str | Path, tokens: int = CHECK_TOKENS, threads: int | None = None
 ) -> ExportCheck:
@@ -362,10 +363,14 @@ def _write_graph(model, folder: Path) -> None:
         from transformers.exporters import OnnxConfig, OnnxExporter
     except ImportError as error:
         raise MusegenError(f"this transformers has no ONNX exporter ({error}); install a newer one") from error
+    import onnx_ir
+
     with _quiet():
-        exported = OnnxExporter().export(model, _example(model), OnnxConfig(dynamic=True))
-        _name_axes(exported.program, model)
-        OnnxExporter.save_program(exported.program, folder / GRAPH)
+        exported = OnnxExporter().export(model, _example(model), config=OnnxConfig(dynamic=True))
+        # Older releases of transformers return torch's ONNXProgram.
+        program = exported.program if hasattr(exported, "program") else exported.model
+        _name_axes(program, model)
+        onnx_ir.save(program, folder / GRAPH, external_data=f"{GRAPH}.data")
 
 
 def _example(model) -> dict:
