@@ -31,7 +31,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
 
 
-WRITING_VERBS = ("generate", "infill", "vary")
+WRITING_VERBS = ("generate", "infill", "vary", "export")
 
 
 def main() -> None:

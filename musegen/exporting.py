@@ -205,15 +205,15 @@ def check_export(
     threads = threads or before
     torch.set_num_threads(threads)
     try:
-        exported = OnnxModel(folder, threads)
         speeds, ids = [], []
-        for each in (model, exported):
+        for make in (lambda: model, lambda: OnnxModel(folder, threads)):  # one after the other: threads may spin
+            each = make()
             _greedy(each, tokenizer, min(8, tokens))  # what is made at the first step is not counted
             start = time.perf_counter()
             ids.append(_greedy(each, tokenizer, tokens))
             speeds.append(tokens / (time.perf_counter() - start))
         prompt = ids[0][: min(len(ids[0]), context_of(model) or len(ids[0]))]
-        wanted, found = (stepper_for(each, 1).start(0, prompt).numpy() for each in (model, exported))
+        wanted, found = (stepper_for(m, 1).start(0, prompt).numpy() for m in (model, each))
     finally:
         torch.set_num_threads(before)
     same = next((i - 1 for i, (a, b) in enumerate(zip(*ids)) if a != b), tokens)

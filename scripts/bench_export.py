@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import tempfile
 from pathlib import Path
+
+# As `musegen export` sets it: threads that wait a moment for more work before they sleep.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import torch
 
