@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from musegen import exporting
+from musegen import exporting, onnx_running
 from musegen.errors import ModelError, MusegenError, RequestError
 from musegen.generation import sample_pieces
 from musegen.grammar import Grammar
@@ -151,7 +151,7 @@ def test_the_package_s_loop_runs_on_an_export(exports, tokenizer, kind, temperat
     prompts, bars = [bos, bos, opening], [3, None, None]
     wanted, found = (
         sample_pieces(each, grammar, prompts, bars, options, layout=layout, rows=2)
-        for each in (model, exporting.OnnxModel(export))
+        for each in (model, onnx_running.OnnxModel(export))
     )
     assert [piece.ids for piece in found] == [piece.ids for piece in wanted]
     np.testing.assert_allclose(found[0].log_probs, wanted[0].log_probs, atol=1e-4)
@@ -218,13 +218,13 @@ def test_refusals(exports, tokenizer, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="LlamaForCausalLM; exported are GPT2LMHeadModel and MusicLstm"):
         exporting.export_model(tmp_path / "llama", tmp_path / "out")
     with pytest.raises(ModelError, match="no export there"):
-        exporting.OnnxModel(tmp_path / "llama")
+        onnx_running.OnnxModel(tmp_path / "llama")
     torn = tmp_path / "torn"
     torn.mkdir()
     (torn / "model.onnx").write_bytes((exports["gpt"][2] / "model.onnx").read_bytes()[:1000])
     with pytest.raises(ModelError, match="torn: cannot be read as an export"):
-        exporting.OnnxModel(torn)
-    monkeypatch.setattr(exporting, "PACKAGES", ("onnx", "onnx_that_is_not_there"))
+        onnx_running.OnnxModel(torn)
+    monkeypatch.setattr(onnx_running, "PACKAGES", ("onnx", "onnx_that_is_not_there"))
     with pytest.raises(MusegenError, match=r"needs onnx_that_is_not_there: pip install 'musegen\[onnx\]'"):
         exporting.export_model(exports["gpt"][1], tmp_path / "out")
     assert not (tmp_path / "out").exists() and Path(exports["gpt"][2]).exists()
