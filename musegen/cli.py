@@ -31,7 +31,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
 
 
-WRITING_VERBS = ("generate", "infill", "vary")
+WRITING_VERBS = ("generate", "infill", "vary", "export")
 
 
 def main() -> None:
@@ -376,6 +376,23 @@ def render(
     loaded = load_score(file)
     files = render_all(loaded.score, out, file.stem, title=loaded.about.get("title"))
     print(*files.values(), sep="\n")
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Out,
+    check: Annotated[bool, typer.Option("--check", help="Decode with both, compare tokens and speed.")] = False,
+):
+    """Write a model as ONNX, with its tokenizer and a README to run it from."""
+    from musegen.exporting import check_export, export_model
+
+    print(f"exported: {export_model(model, out)}")
+    if check:
+        found = check_export(model, out)
+        print(found)
+        if not found.passed:
+            raise typer.Exit(1)
 
 
 def _overrides(settings: list[str], option: str = "--set") -> dict:

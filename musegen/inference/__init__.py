@@ -21,11 +21,13 @@ def stepper_for(model, rows: int, dtype: torch.dtype = torch.float32) -> Stepper
     """The fastest stepper that a model has.
 
     Args:
-        model: A causal language model in evaluation mode.
+        model: A causal language model in evaluation mode, or what stands for one and has a `stepper` of its own.
         rows: Pieces written at once.
         dtype: Of weights and memory, for models with a step of their own; half as wide a type is faster in large
             batches and decides otherwise than float32 about once in a hundred tokens.
     """
+    if hasattr(model, "stepper"):
+        return model.stepper(rows)
     if Gpt2Stepper.fits(model):
         return Gpt2Stepper(model, rows, dtype)
     if getattr(model.config, "model_type", "") == "music_lstm":
