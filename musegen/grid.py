@@ -128,7 +128,9 @@ def note_array(score: symusic.Score) -> np.ndarray:
     """
     parts = [_unsorted_notes(track) for track in score.tracks if len(track.notes)]
     notes = np.concatenate(parts) if parts else np.empty(0, NOTE_DTYPE)
-    return notes[np.lexsort((notes["duration"], notes["program"], notes["pitch"], notes["onset"]))]
+    # Pitch and program in one number, so that fewer keys are sorted by.
+    voice = notes["pitch"].astype(np.int64) * 256 + notes["program"]
+    return notes[np.lexsort((notes["duration"], voice, notes["onset"]))]
 
 
 def track_notes(track: symusic.Track) -> np.ndarray:

@@ -34,7 +34,7 @@ from musegen.errors import CorpusError
 from musegen.fingerprints import set_overlap
 
 SPLITS = ("train", "validation", "test")
-_TABLES = (16, 8, 4, 2)  # hash tables held at once: as many as keep to
+_TABLES = (256, 64, 16, 8, 4, 2)  # hash tables held at once: as many as keep to
 _ENTRIES = 2_000_000  # in them, each of about a kilobyte
 # Minima by which candidates are looked for. Of pairs that have ten of all minima in common, one in a thousand has none
 # of this half in common; the other half would double the cost.

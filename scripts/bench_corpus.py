@@ -102,6 +102,7 @@ def build(paths: list[Path], workers: int, engine: str, folder: Path) -> dict[st
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     command = [sys.executable, "-m", "musegen", "corpus", "build", str(folder / "in"), "--out", str(folder / "out")]
+    command += ["--plain-card"]  # the audit and the picture are no part of reading
     command += ["--tokenizer", "remi", "--workers", str(workers), "--engine", engine]
     with Memory() as memory:
         start, processor = time.perf_counter(), children_seconds()
@@ -235,7 +236,7 @@ def stage_shares(paths: list[Path]) -> tuple[list[tuple[str, float]], float]:
             loaded = clock("canonical bars and grid", canonical.canonical_score, score)
             clock("row and content hash", reading.piece_row, loaded, file)
             clock("REMI ids", base_ids, loaded.score)
-            clock("fingerprint", reading._fingerprint, loaded.score)
+            clock("fingerprint", reading.fingerprint, loaded.score)
             clock("canonical MIDI", scores.midi_bytes, loaded.score)
         except Exception:
             continue

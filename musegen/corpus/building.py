@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.metadata
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,8 @@ def build_corpus(
         journal = Journal(work.journal, signature)
         _tell_resumed(journal, progress)
         options = ReadOptions(limits.score, tokenizer)
+        # datasketch takes as long to import as a hundred files to read; meanwhile workers start.
+        threading.Thread(target=importlib.import_module, args=("datasketch",), daemon=True).start()
         total = count_scores(sources) if progress else None
         order = _read_all(files, journal, lambda todo: run(todo, options, limits, workers), total, progress)
         report = _finish(work, out, journal, order, split, signature, finish)
