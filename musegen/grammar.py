@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,6 +60,7 @@ MAX_SOUNDING = 96  # notes at once; fewer than there are pitches, so that a prog
 _MAX_EMPTY_BARS = 2  # in a row; a model that has lost its way writes rests for ever
 _NO_PROGRAM = -2
 _FOREVER = 2**30  # ticks
+_KNOWN = 4096  # states whose masks are kept, of 3 to 30 KB each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,19 @@ def _metre_id(tokenizer: MusicTokenizer, numerator: int, denominator: int) -> in
     return found
 
 
+class _Notes(NamedTuple):
+    """Of every note that the ids of a mask would write: id, first and last tick from the beginning of the bar, place in
+    a table by program and pitch; the last of all ticks; ids that clash with themselves here.
+    """
+
+    ids: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    place: np.ndarray
+    last: int
+    twice: np.ndarray
+
+
 class Grammar(IdTables):
     """Which ids may follow which, for one tokenizer.
 
@@ -155,7 +170,7 @@ class Grammar(IdTables):
         self.programs = None if programs is None else frozenset(int(p) for p in programs)
         self.has_controls, self.layout = tokenizer.has_controls, StreamLayout(tokenizer)
         self._opening_metre = -1 if metre is None else _metre_id(tokenizer, *metre)
-        self._masks: dict[tuple, np.ndarray] = {}
+        self._known: dict[tuple, tuple[np.ndarray, _Notes]] = {}
         self._playable: dict[frozenset, np.ndarray] = {}
 
     def advance(self, state: GrammarState, token: int) -> GrammarState:
@@ -230,16 +245,20 @@ class Grammar(IdTables):
             shut = (POSITION, TEMPO, PROGRAM, PITCH)
         elif state.kind == DURATION and state.struck >= MAX_NOTES_AT_ONCE:
             shut = (PROGRAM, PITCH)
+        ends = self._may_end(state, bars)
         key = (
-            state.kind, state.position, state.bar_length, state.program == _NO_PROGRAM, shut, bar, left,
-            self._may_end(state, bars), state.metre if self.steady_metre else state.bars <= 1, state.programs,
+            state.kind, state.position, state.bar_length, state.step, state.program, shut, bar, left, ends,
+            state.metre if self.steady_metre else state.bars <= 1, state.programs,
         )  # fmt: skip
-        mask = self._masks.get(key)
-        if mask is None:
-            mask = self._masks[key] = self._mask(state, bar, left, shut, self._may_end(state, bars))
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            mask = self._mask(state, bar, left, shut, ends)
+            known = self._known[key] = mask, self._notes_under(mask, state)
         if state.kind in (*_HEAD, LEFT, BAR, END):
-            return mask
-        return self._without_clashes(state, bars, mask)
+            return known[0]
+        return self._without_clashes(state, self._limit(state, bars), *known)
 
     def _saturated(self, state: GrammarState) -> bool:
         """Whether so much sounds that nothing more may begin before the next bar."""
@@ -340,25 +359,35 @@ class Grammar(IdTables):
             return state.bar_end + to_come * state.bar_length * state.step
         return _FOREVER
 
-    def _without_clashes(self, state: GrammarState, bars: int | None, mask: np.ndarray) -> np.ndarray:
-        """Forbid ids that strike a pitch that still sounds, or that sound beyond the last bar."""
-        limit = self._limit(state, bars)
-        if limit - state.bar_start > 80 * g.TICKS_PER_QUARTER and not state.sounding:
-            return mask  # no duration reaches so far, and nothing sounds that could be struck again
-        step = np.where(self._note_step > 0, self._note_step, state.step)
-        position = np.where(self._note_position < 0, max(state.position, 0), self._note_position)
-        position = np.where(self._note_bar > 0, np.maximum(self._note_position, 0), position)
-        start = np.where(self._note_bar > 0, state.bar_end, state.bar_start) + position * step
-        bad = start + self._note_duration * step > limit
-        if state.sounding:
-            until = np.zeros((130, 129), np.int64)  # by program + 1 and pitch; the last of each for "none"
-            for (program, pitch), end in state.sounding.items():
-                until[program + 1, pitch] = end
-            program = np.where(self._note_program < 0, state.program + 1, self._note_program)
-            bad |= until[program, self._note_pitch] > start
+    def _notes_under(self, mask: np.ndarray, state: GrammarState) -> _Notes:
+        """The notes that the ids of a mask would write in a state, by ticks from the beginning of its bar."""
+        own = mask[self._note_id]
+        step, position, bar = self._note_step[own], self._note_position[own], self._note_bar[own] > 0
+        program, pitch = self._note_program[own], self._note_pitch[own]
+        step = np.where(step > 0, step, state.step)
+        position = np.where((position < 0) & ~bar, max(state.position, 0), np.maximum(position, 0))
+        start = np.where(bar, state.bar_length * state.step, 0) + position * step
+        end = start + self._note_duration[own] * step
+        program = np.where(program < 0, state.program + 1, program)
+        # A pitch of -1, of a note that the state has begun, and a program of -1, none named yet, sound never.
+        place = np.where((program < 0) | (pitch < 0), 0, 1 + program * 128 + pitch)
+        twice = self._twice_id[self._twice_program == state.program + 1]
+        return _Notes(self._note_id[own], start, end, place, int(end.max(initial=0)), twice)
+
+    def _without_clashes(self, state: GrammarState, limit: int, mask: np.ndarray, notes: _Notes) -> np.ndarray:
+        """Forbid ids that strike a pitch that still sounds, or that sound beyond the last bar, at tick `limit`."""
+        over = state.bar_start + notes.last > limit
+        if not over and not state.sounding and not len(notes.twice):
+            return mask
         out = mask.copy()
-        out[self._note_id[bad]] = False
-        out[self._twice_id[self._twice_program == state.program + 1]] = False
+        if over:
+            out[notes.ids[notes.end > limit - state.bar_start]] = False
+        if state.sounding:
+            until = np.zeros(1 + 129 * 128, np.int32)  # by program + 1 and pitch; the first for none
+            for (program, pitch), end in state.sounding.items():
+                until[1 + (program + 1) * 128 + pitch] = end - state.bar_start
+            out[notes.ids[until[notes.place] > notes.start]] = False
+        out[notes.twice] = False
         if not out.any():
             out[self.eos] = True
         return out
