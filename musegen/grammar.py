@@ -132,8 +132,8 @@ def _metre_id(tokenizer: MusicTokenizer, numerator: int, denominator: int) -> in
 
 
 class _Notes(NamedTuple):
-    """Of every note that the ids of a mask would write: id, first and last tick from the beginning of the bar, place in
-    a table by program and pitch; the last of all ticks; ids that clash with themselves here.
+    """Of every note that the ids of a mask would write: id, first and last tick from the beginning of the bar, place
+    in a table by program and pitch; the last of all ticks; ids that clash with themselves here.
     """
 
     ids: np.ndarray
