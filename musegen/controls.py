@@ -2,7 +2,7 @@
 
 A piece is written as BOS, a header, bars, EOS. The header may name the composer, the key, the tempo and the
 instruments, in this order; each may be missing, which means "any". Before a bar a `Left` token says how many bars
-are left, this one included: one by one over the last 16, in steps before, and only where the step changes. A model
+are left, this one included: one by one over the last 15, in steps before, and only where the step changes. A model
 that reads it knows whether to begin, to develop or to end; a person who sets it says how long the piece shall be.
 
 A window that begins inside a piece has CNT in the place of BOS, with the same header. A gap to be filled is written
@@ -28,7 +28,7 @@ from musegen.errors import RequestError
 from musegen.tonality import estimate_key
 
 CONTINUED, GAP = "CNT", "GAP"
-# Bars left, by the lowest number that a token stands for: exact over the last 16, then in steps of about a fifth.
+# Bars left, by the lowest number that a token stands for: exact up to 15, then in steps of about a fifth.
 LEFT_STEPS = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 MAX_PROGRAMS = 24  # in a header; a piece with more names none
 TONICS = {

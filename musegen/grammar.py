@@ -53,6 +53,7 @@ from musegen.id_tables import (
 from musegen.layout import StreamLayout
 from musegen.tokenizer import MusicTokenizer
 
+BAR_ENDS = (METRE, TEMPO, DURATION)  # after which a bar may end
 _HEAD = (START, COMPOSER, KEY, HEAD_TEMPO, HEAD_PROGRAM)
 _BOUNDARY = (*_HEAD, METRE, TEMPO, DURATION, CLOSED)  # after which a bar may begin
 MAX_NOTES_AT_ONCE = 32  # that begin at one position; a full orchestra seldom needs more
@@ -170,6 +171,8 @@ class Grammar(IdTables):
         self.programs = None if programs is None else frozenset(int(p) for p in programs)
         self.has_controls, self.layout = tokenizer.has_controls, StreamLayout(tokenizer)
         self._opening_metre = -1 if metre is None else _metre_id(tokenizer, *metre)
+        self.ways_on = np.flatnonzero((self.first == BAR) | (self.first == LEFT))
+        self.ways_on = np.append(self.ways_on, self.eos)  # all that can come when a bar has ended
         self._known: dict[tuple, tuple[np.ndarray, _Notes]] = {}
         self._playable: dict[frozenset, np.ndarray] = {}
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from musegen.errors import RequestError
-from musegen.grammar import Grammar, GrammarState
-from musegen.id_tables import BAR, END
+from musegen.grammar import BAR_ENDS, Grammar, GrammarState
+from musegen.id_tables import END
 from musegen.repetition import BarLoops
 
 # Rounding moves a logit by about 2e-6 of the largest one. Two ids closer than this are told apart by a computation in
@@ -94,11 +94,6 @@ class Row:
         return self.grammar.allowed(self.state, self.bars)
 
     @property
-    def is_full(self) -> bool:
-        """Whether the bar budget is spent."""
-        return self.bars is not None and self.state.bars >= self.bars
-
-    @property
     def ended(self) -> bool:
         return self.state.kind == END
 
@@ -131,15 +126,18 @@ class Draw:
 def grammar_scores(rows: Sequence[Row], logits: np.ndarray) -> np.ndarray:
     """Logits, float32 (rows, vocabulary), with -inf where the grammar says no.
 
-    Where the bar budget is spent, what the model would give to another bar is given to the end of the piece.
+    Where a bar may end, what the model would give to any way of ending it (a bar line, any number of bars left, the
+    end of the piece) is given to the ways that are allowed. So the model decides when a bar is full, and the bar
+    budget what comes then: one that does not expect the end yet would else fill its last bar with notes, to put it
+    off.
     """
     allowed = [row.allowed() for row in rows]
     scores = np.where(np.stack(allowed) if len(rows) > 1 else allowed[0][None], logits, -np.inf)
     for i, row in enumerate(rows):
-        eos = row.grammar.eos
-        if row.is_full and allowed[i][eos]:
-            begins = logits[i][row.grammar.first == BAR]
-            scores[i, eos] = np.logaddexp.reduce(np.append(begins, logits[i, eos]))
+        ways = row.grammar.ways_on
+        kept = ways[allowed[i][ways]]
+        if row.state.kind in BAR_ENDS and 0 < len(kept) < len(ways):
+            scores[i, kept] += _log_sum_exp(logits[i : i + 1, ways])[0] - _log_sum_exp(logits[i : i + 1, kept])[0]
     return scores
 
 

@@ -151,7 +151,7 @@ def test_bars_come_as_they_are_made(lstm, tokenizer, scores):
     whole = compose(lstm, tokenizer, prompt, **settings)[0]
     assert [bar.number for bar in found] == [3, 4, 5, 6] and [bar.ended for bar in found] == [False] * 3 + [True]
     assert content_hash(finished[0].score) == content_hash(whole.score)
-    starts = g.bar_grid(whole.score).starts
+    starts = np.append(g.bar_grid(whole.score).starts, [2**30] * 4)  # the last bars may be silent
     for bar in found:
         low, high = (int(t) for t in starts[bar.number - 1 : bar.number + 1])
         expected = [(o - low, p, i) for o, _, p, i, _ in rows(whole.score, low, high)]

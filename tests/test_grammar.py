@@ -70,7 +70,7 @@ def check_stream(names):
             left = int(value)
         elif kind == "Bar":
             if previous != "Left":
-                assert left > 16
+                assert left >= 16
             bar_start, position, program = bar_start + bar_length * step, -1, None
         elif kind == "TimeSig":
             beats, unit = map(int, value.split("/"))

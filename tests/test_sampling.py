@@ -70,14 +70,22 @@ def test_ids_are_drawn_as_often_as_they_are_likely(grammar, state):
     assert np.all(np.abs(counts - 6000 * likely) <= 4.5 * error + 1)
 
 
-def test_a_full_budget_gives_the_next_bar_s_share_to_the_end(grammar, state, tokenizer):
+@pytest.mark.parametrize("bars", [1, 2, None])
+def test_what_ends_a_bar_shares_what_the_model_gives_to_ending_it(grammar, state, tokenizer, bars):
+    """The end of the piece, the one number of bars left that is true, or what the model says of it."""
     logits = np.random.default_rng(2).normal(0, 2, (1, len(grammar.legal))).astype(np.float32)
-    row = Row(grammar, state, 1, SamplingOptions())
+    row = Row(grammar, state, bars, SamplingOptions())
     scores = grammar_scores([row], logits)[0]
-    begins = [i for i, e in enumerate(tokenizer.expansions) if len(e) and e[0] == tokenizer.remi.vocab["Bar_None"]]
-    expected = np.logaddexp.reduce(logits[0, [*begins, grammar.eos]])
-    assert scores[grammar.eos] == pytest.approx(expected, abs=1e-5)
-    assert np.all(scores[begins] == -np.inf)
+    names = [tokenizer.token_names([i])[:1] for i in range(len(scores))]
+    ways = [i for i, first in enumerate(names) if first and first[0].startswith(("Bar", "Left_", "EOS"))]
+    legal = [i for i in ways if np.isfinite(scores[i])]
+    told = {names[i][0] for i in legal}
+    assert told == {1: {"EOS_None"}, 2: {"Left_1"}}.get(bars, told) and 0 < len(legal) < len(ways)
+    assert np.logaddexp.reduce(scores[legal]) == pytest.approx(np.logaddexp.reduce(logits[0, ways]), abs=1e-4)
+    assert np.ptp(scores[legal] - logits[0, legal]) < 1e-4  # in the model's own proportions
+    others = np.isfinite(scores)
+    others[legal] = False
+    assert np.array_equal(scores[others], logits[0, others])
 
 
 def test_doubts_are_settled_by_the_reference(grammar, state):
