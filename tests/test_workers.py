@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from musegen.errors import ConfigError, CorpusError, ScoreError, WorkerError
 from musegen.workers import WorkerLimits, WorkerPool
+from musegen.workers.protocol import read_reply
 
 resource = pytest.importorskip("resource", reason="signals and limits of POSIX")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, prctl and address-space limits of Linux")
@@ -805,3 +808,28 @@ def test_settings_of_their_own_accord(tasks):
         assert pool.limits == WorkerLimits(seconds=10.0, memory_bytes=2 * 1024 * MEBI)
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         assert pool.workers == usable
+
+
+class _Calls:
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "harm", [_Calls(os.system, ("true",)), _Calls(eval, ("1",)), _Calls(getattr, ("x", "upper")), Path("x"), os.stat]
+)
+def test_a_reply_can_call_nothing(harm):
+    """What a worker that was taken over might send: refused before anything of it runs."""
+    with pytest.raises(pickle.UnpicklingError, match="which is no data"):
+        read_reply(pickle.dumps([1, harm]))
+
+
+def test_a_reply_of_data_comes_back():
+    error = ScoreError("a.mid", "empty", "no note in it")
+    sent = {"a": [1, 2.5, None, b"x", "y", (True,)], "set": {1, 2}, "array": np.arange(6, dtype="<i4").reshape(2, 3)}
+    back, failed = read_reply(pickle.dumps((sent, error)))
+    assert np.array_equal(back.pop("array"), sent.pop("array")) and back == sent
+    assert type(failed) is ScoreError and failed.args == error.args and failed.reason == "empty"

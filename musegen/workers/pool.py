@@ -18,6 +18,7 @@ from musegen.workers.protocol import (
     VALUE,
     WorkerLimits,
     describe,
+    read_reply,
 )
 
 _START_TRIES = 5  # deaths in a row before a first task, after which one more try is hopeless
@@ -269,7 +270,7 @@ class WorkerPool:
         if worker.starting:
             worker.starting = False
             if kind == ERROR:
-                error = pickle.loads(data)  # noqa: S301 - from our own worker
+                error = read_reply(data)
                 self._failure = WorkerError("error", f"no worker can start: {getattr(error, 'detail', error)}")
                 return
             self._failed_starts = 0

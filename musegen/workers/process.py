@@ -22,6 +22,7 @@ from musegen.workers.protocol import (
     WorkerLimits,
     beyond,
     describe,
+    read_reply,
 )
 
 _REAP_SECONDS = 1.0  # for a killed process to end; one stuck in the kernel must not hold up the parent
@@ -78,9 +79,9 @@ class Flight:
         value, error = None, self.error
         try:
             if error is None:
-                value = pickle.loads(self.value)  # noqa: S301 - from our own worker
+                value = read_reply(self.value)
             elif not isinstance(error, WorkerError):
-                error = pickle.loads(error)  # noqa: S301 - from our own worker
+                error = read_reply(error)
         except Exception as failure:
             error = WorkerError("error", f"the reply cannot be read: {describe(failure)}")
         return Outcome(self.index, self.task, value, error, self.seconds, self.peak)
