@@ -94,7 +94,7 @@ def _checked_zip(path: str, data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the last is zipfile's, of an unknown version
         raise ScoreError(path, "unreadable", "an .mxl file is a zip archive, and this is not one") from None
     if size > _MAX_UNZIPPED:
         raise ScoreError(path, "limits", f"unzips to {size:,} bytes; at most {_MAX_UNZIPPED:,} are read")

@@ -22,10 +22,10 @@ is no Linux `/proc` no memory limit is set; on Windows the parent alone keeps th
 parent even when it is killed: on Linux at once (`PR_SET_PDEATHSIG`), elsewhere at the end of the task in hand.
 
 Workers are started as `python -c`, never by fork and never importing the parent's `__main__`: safe beside
-threads, in notebooks and in scripts without a main guard. Messages are pickles over a socket pair of the pool's own, never
-of a file or a network; what a worker sends back is read as data alone (`protocol.read_reply`), so that one which a
-damaged file has taken over cannot make its parent call anything. The limits
-contain accidents; a worker is no sandbox against code that an attacker gets to run.
+threads, in notebooks and in scripts without a main guard. Messages are pickles over a socket pair of the pool's own,
+never of a file or a network. What a worker sends back is read as data alone (`protocol.read_reply`), so that one which
+a damaged file has taken over cannot make its parent call anything. The limits contain accidents; a worker is no
+sandbox against code that an attacker gets to run.
 """
 
 from musegen.workers.pool import WorkerPool
