@@ -37,6 +37,7 @@ class TrainingConfig:
         transpose: Move each piece to another key each epoch.
         control_dropout: How often each part of a header is left out (see `musegen.blocks`).
         infill: Share of blocks with a gap that is filled at the end.
+        composers: Names; only their pieces are trained on and validated with, and are held in memory. None for all.
         streaming: Read the corpus while training instead of holding it in memory; `auto` where its training shards
             are above 64 MiB. A streamed run has other batches for another number of processes.
         shuffle_buffer: Blocks that a streamed run shuffles at a time.
@@ -68,6 +69,7 @@ class TrainingConfig:
     transpose: bool = True
     control_dropout: float = 0.1
     infill: float = 0.1
+    composers: tuple[str, ...] = ()
     streaming: bool | str = "auto"
     shuffle_buffer: int = 1024
     workers: int = 1
@@ -79,6 +81,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         self.betas = tuple(self.betas)
+        self.composers = (self.composers,) if isinstance(self.composers, str) else tuple(self.composers)
         for name in ("block_size", "batch_size", "steps", "eval_every", "save_every", "shuffle_buffer"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -88,6 +91,8 @@ class TrainingConfig:
                 raise ConfigError(f"{name}: a number above 0 is needed, not {getattr(self, name)!r}")
         if self.streaming not in (True, False, "auto"):
             raise ConfigError(f"streaming: true, false or auto, not {self.streaming!r}")
+        if self.composers and self.streaming is True:
+            raise ConfigError("streaming: true reads all of a corpus; with `composers` leave it out")
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 0 <= self.workers <= 64:
             raise ConfigError(f"workers: a whole number from 0 to 64, not {self.workers!r}")
         if self.optimizer not in ("adamw", "muon"):

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from musegen.blocks import (
     TrainingPiece,
     piece_ids,
 )
+from musegen.controls import composer_slug
 from musegen.errors import CheckpointError, ConfigError
 from musegen.tokenizer import MusicTokenizer
 from musegen.training_config import TrainingConfig
@@ -55,6 +56,8 @@ class TrainingData:
 
 def is_streamed(config: TrainingConfig) -> bool:
     """Whether a run streams its corpus: as `streaming` says, or by the size of its training shards."""
+    if config.composers:
+        return False
     if config.streaming != "auto":
         return bool(config.streaming)
     return sum(path.stat().st_size for path in Path(config.corpus).glob("data/train-*.parquet")) > STREAMED_ABOVE
@@ -82,9 +85,19 @@ def load_training_data(config: TrainingConfig, tokenizer: MusicTokenizer, *, pro
         raise ConfigError(f"{config.corpus}: no validation split; a corpus of three works or more has one")
     held = ShardedPieces(config.corpus, tokenizer, "validation")
     most = VALIDATION_PIECES if streamed else held.rows
-    validation = [(piece_ids(tokenizer, piece), notes) for piece, notes in _some(held, most, progress)]
-    pieces = train if streamed else [piece for piece, _ in _some(train, train.rows, progress)]
+    chosen = _choose(config)
+    validation = [(piece_ids(tokenizer, piece), n) for piece, n in _some(held, most, progress) if chosen(piece)]
+    pieces = train if streamed else [piece for piece, _ in _some(train, train.rows, progress) if chosen(piece)]
+    for split, found in (("train", pieces), ("validation", validation)):
+        if config.composers and not found:
+            raise ConfigError(f"{config.corpus}: no piece of {', '.join(config.composers)} in its {split} split")
     return TrainingData(pieces, validation)
+
+
+def _choose(config: TrainingConfig) -> Callable[[TrainingPiece], bool]:
+    """Whether a piece is by one of the composers of a run."""
+    slugs = {composer_slug(name) for name in config.composers}
+    return lambda piece: not slugs or piece.controls.composer in slugs
 
 
 def _some(pieces: ShardedPieces, most: int, progress: bool) -> Iterable[tuple[TrainingPiece, int]]:
