@@ -24,6 +24,12 @@ MADE = "<!-- Made by scripts/make_reference.py from the docstrings; changes belo
 FOLDERS = ("__init__.py", "__main__.py")  # named by their folder
 
 
+_EXIT_CODES = (
+    "`musegen VERB --help` says the same. Exit codes: 0 when done, 1 for a finding that was asked for (`--strict`,",
+    "`--check`), 2 for what you can cure, told in one line, and 130 when interrupted.",
+)
+
+
 def pages() -> dict[str, str]:
     """All pages by file name."""
     made, index = {}, [MADE, "", "# Reference", "", *_preface(), "", "| module | |", "|---|---|"]
@@ -167,27 +173,13 @@ def _command_line() -> str:
 
     from musegen.cli import app
 
-    parts = [
-        MADE,
-        "",
-        "# The command line",
-        "",
-        "`musegen VERB --help` says the same. Exit codes: 0 when done, 1 for a",
-    ]
-    parts += ["finding that was asked for (`--strict`, `--check`), 2 for what you can cure, told in one line, and 130"]
-    parts += ["when interrupted.", ""]
+    parts = [MADE, "", "# The command line", "", *_EXIT_CODES, ""]
     for path, command in _verbs("musegen", typer.main.get_command(app)):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
         usage = " ".join([path, *map(_usage, arguments), *(_usage(p) for p in options if p.required)])
-        parts += [
-            f"## `{path}`",
-            "",
-            _escaped(command.help or ""),
-            "",
-            f"`{usage}{' [OPTIONS]' if options else ''}`",
-            "",
-        ]
+        usage += " [OPTIONS]" if options else ""
+        parts += [f"## `{path}`", "", _escaped(command.help or ""), "", f"`{usage}`", ""]
         if command.params:
             parts += ["| | default | |", "|---|---|---|"]
             parts += [_parameter_row(parameter) for parameter in [*arguments, *options]]
