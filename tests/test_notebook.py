@@ -1,4 +1,4 @@
-"""The notebook: ten cells from the installation to a page of music, executed as a newcomer would, and stored as executed."""
+"""The notebook: ten cells from the installation to a page of music, executed in a fresh folder, stored as executed."""
 
 import base64
 import io
