@@ -1,23 +1,33 @@
 """musegen: compose music with Hugging Face models.
 
-Importing this package makes `transformers.pipeline("music-generation")` work, and imports nothing heavy itself: the
-task is registered as soon as transformers' pipelines are imported, before or after.
+Importing this package makes transformers know what it adds: the task `pipeline("music-generation")`, the LSTM and the
+music tokenizer of the Auto classes, and the names of the models that come with the package. It imports nothing heavy
+itself: each is added as soon as the module of transformers that it is added to is imported, before or after.
 """
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
 
 __version__ = "0.1.0"
 
-_PIPELINES = "transformers.pipelines"
+# Module of transformers, and the one of this package that adds to it.
+_ADDITIONS = {
+    "transformers.models.auto.modeling_auto": "musegen.models",
+    "transformers.models.auto.tokenization_auto": "musegen.tokenizer",
+    "transformers.pipelines": "musegen.pipeline",
+}
 
 
-class _RegisterAfter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds transformers' pipelines as Python would, and registers the task once they are there."""
+class _AddAfter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module of transformers as Python would, and adds to it once it is there."""
+
+    def __init__(self, name):
+        self.name = name
 
     def find_spec(self, name, path=None, target=None):
-        if name != _PIPELINES:
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -31,10 +41,11 @@ class _RegisterAfter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
-        import musegen.pipeline  # noqa: F401
+        importlib.import_module(_ADDITIONS[self.name])
 
 
-if _PIPELINES in sys.modules:
-    import musegen.pipeline  # noqa: F401
-elif not any(type(finder).__name__ == _RegisterAfter.__name__ for finder in sys.meta_path):
-    sys.meta_path.insert(0, _RegisterAfter())
+for _name, _addition in _ADDITIONS.items():
+    if _name in sys.modules:
+        importlib.import_module(_addition)
+    elif not any(getattr(finder, "name", None) == _name for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AddAfter(_name))

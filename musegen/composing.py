@@ -27,11 +27,11 @@ from musegen.layout import StreamLayout
 from musegen.likelihood import context_of
 from musegen.sampling import SamplingOptions
 from musegen.scores import canonical_score, midi_bytes
+from musegen.shipped import shipped_folder
 from musegen.splicing import note_log_probs, only_programs, splice
 from musegen.tokenizer import MusicTokenizer, load_tokenizer
 from musegen.wishes import MAX_BARS, Wishes, dress, set_tempo
 
-SHIPPED = Path(__file__).parent / "checkpoints"
 MAX_GAP = 64  # bars; models are trained on gaps of a phrase or two
 
 
@@ -100,10 +100,10 @@ def load_writer(name: str | Path):
         ModelError: If there is no such model.
         TokenizerError: If no music tokenizer lies beside it.
     """
-    for folder in (Path(name), SHIPPED / str(name)):
-        weights = Gpt2Weights.read(folder) if folder.is_dir() else None
-        if weights is not None:
-            return weights, load_tokenizer(folder)
+    folder = shipped_folder(name) or Path(name)
+    weights = Gpt2Weights.read(folder) if folder.is_dir() else None
+    if weights is not None:
+        return weights, load_tokenizer(folder)
     return load_model(name)
 
 

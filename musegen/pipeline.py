@@ -1,6 +1,6 @@
 """`pipeline("music-generation")`: a prompt in, music out, in the ways of `transformers.pipeline`.
 
-Importing this module registers the pipeline.
+Importing this module registers the pipeline, and makes `transformers.pipeline` know the names of shipped models.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import symusic
+import transformers.pipelines
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -17,6 +18,7 @@ from musegen.composing import Composition, compose, load_model
 from musegen.errors import RequestError
 from musegen.sampling import SamplingOptions
 from musegen.scores import canonical_score, load_score, parse_midi
+from musegen.shipped import knows_shipped
 from musegen.wishes import Wishes
 
 TASK = "music-generation"
@@ -109,5 +111,6 @@ def _record(piece: Composition) -> dict[str, Any]:
 
 
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=MusicGenerationPipeline, pt_model=AutoModelForCausalLM)
+transformers.pipelines.pipeline = knows_shipped(transformers.pipelines.pipeline)
 
 __all__ = ["TASK", "Composition", "MusicGenerationPipeline", "compose", "load_model"]

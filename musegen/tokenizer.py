@@ -1,10 +1,8 @@
 """`MusicTokenizer`: miditok's REMI with BPE as a transformers tokenizer; scores to ids and back.
 
 A piece is BOS, a header of control tokens (`musegen.controls`), bars of REMI tokens (`musegen.remi`), EOS. BPE
-(`tokenizers`) merges what recurs inside a bar, never across bars, and leaves control tokens alone. A tokenizer
-without control tokens writes no header.
-
-A saved tokenizer is two JSON files: `tokenizer.json`, which any `PreTrainedTokenizerFast` reads, and
+(`tokenizers`) merges what recurs inside a bar, never across bars, and leaves control tokens alone; without these no
+header is written. Saved, it is two JSON files: `tokenizer.json`, which any `PreTrainedTokenizerFast` reads, and
 `miditok.json`, the parameters of REMI.
 """
 
@@ -26,6 +24,7 @@ from musegen.errors import ScoreError, TokenizerError
 from musegen.ranges import playable_shift
 from musegen.remi import SPECIAL_TOKENS, parameters_of, remi_ids, remi_of, remi_score
 from musegen.scores import ScoreLimits, canonical_score, limit_unisons
+from musegen.shipped import teach
 
 MIDITOK_FILE = "miditok.json"
 _NO_PROGRAM = -2  # in place of a program, of ids that name none
@@ -448,3 +447,4 @@ class _TokenizerKey(PreTrainedConfig):
 
 
 AutoTokenizer.register(_TokenizerKey, MusicTokenizer, exist_ok=True)
+teach(AutoTokenizer)

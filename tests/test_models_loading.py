@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
+from musegen import shipped
 from musegen.errors import ConfigError, ModelError
-from musegen.models import PRESETS, MusicLstmConfig, build_config, build_model, load_causal_lm, loading, save_with_code
+from musegen.models import PRESETS, MusicLstmConfig, build_config, build_model, load_causal_lm, save_with_code
 
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SIZES = {"vocab_size": 2000, "n_positions": 64, **IDS}
@@ -98,7 +99,7 @@ def test_wrong_presets_are_refused(name, arguments, message):
 def test_a_saved_model_loads_as_it_was(name, tmp_path, monkeypatch):
     model = tiny(name)
     model.save_pretrained(tmp_path / "packaged-model")
-    monkeypatch.setattr(loading, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(shipped, "CHECKPOINTS", tmp_path)
     for source in (tmp_path / "packaged-model", str(tmp_path / "packaged-model"), "packaged-model"):
         loaded = load_causal_lm(source)
         assert type(loaded) is type(model) and not loaded.training
@@ -209,7 +210,7 @@ def test_what_is_no_intact_model_is_refused(damage, tmp_path):
 
 
 def test_names_that_lead_nowhere_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(shipped, "CHECKPOINTS", tmp_path)
     tiny().save_pretrained(tmp_path / "here")
     for name in ("nosuch", "../nosuch", "/nosuch/model", "a/b/c", "..", ""):
         with pytest.raises(ModelError, match=r"no such folder|has no config.json"):

@@ -16,10 +16,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..errors import ConfigError, ModelError
+from ..shipped import shipped_folder, shipped_names
 from .configuration_music_lstm import MusicLstmConfig
 from .modeling_music_lstm import MusicLstmForCausalLM
 
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NAMES_SHOWN = 3  # of a list that can hold every weight of a model
@@ -120,13 +120,13 @@ def _resolve(path_or_name: str | os.PathLike) -> str:
         return str(path)
     if path.exists():
         raise ModelError(f"{name}: is a file; pass the model folder that holds it")
-    if re.fullmatch(r"[\w-][\w.-]*", name) and (CHECKPOINTS / name).is_dir():
-        return str(CHECKPOINTS / name)
+    shipped = shipped_folder(name)
+    if shipped is not None:
+        return str(shipped)
     if isinstance(path_or_name, str) and HUB_ID.fullmatch(name):
         return name
-    packaged = sorted(entry.parent.name for entry in CHECKPOINTS.glob(f"*/{CONFIG_NAME}"))
     raise ModelError(
-        f"{name}: no such folder, nor a model that comes with musegen ({', '.join(packaged) or 'none'}), "
+        f"{name}: no such folder, nor a model that comes with musegen ({', '.join(shipped_names()) or 'none'}), "
         "nor a Hub id (org/name)"
     )
 

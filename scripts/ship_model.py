@@ -1,0 +1,62 @@
+"""A trained model as the complete Hub folder that ships: python scripts/ship_model.py TRAINED --out FOLDER.
+
+Weights stay in float32, as transformers would compute in the type that they are saved in, and halves are slow on CPUs.
+What training has for itself (checkpoints, curves) stays behind, but for `training.json`: each stage's settings and
+validation figures.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from musegen.composing import load_model
+from musegen.models import save_with_code
+
+LIMIT = 25 * 1024**2  # bytes of a shipped folder
+STAGE = ("best_step", "bits_per_note", "history", "config")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("trained", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-p", type=float, default=0.97)
+    told = parser.parse_args()
+    model, tokenizer = load_model(told.trained)
+    model = model.to(torch.float32)
+    settings = {"do_sample": True, "temperature": told.temperature, "top_p": told.top_p, "top_k": 0}
+    longest = getattr(model.config, "n_positions", None)
+    model.generation_config.update(**settings, **({} if longest is None else {"max_length": longest}))
+    aside = told.out.with_name(told.out.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    save_with_code(model, aside)
+    tokenizer.save_pretrained(aside)
+    (aside / "training.json").write_text(json.dumps(stages(told.trained), indent=1) + "\n", encoding="utf-8")
+    size = sum(path.stat().st_size for path in aside.rglob("*"))
+    if size > LIMIT:
+        raise SystemExit(f"{told.trained}: {size:,} bytes, above the {LIMIT:,} of a shipped model")
+    again, _ = load_model(aside)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    shutil.rmtree(told.out, ignore_errors=True)
+    told.out.parent.mkdir(parents=True, exist_ok=True)
+    aside.rename(told.out)
+    print(f"{told.out}: {size / 1e6:.1f} MB, {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+def stages(folder: Path) -> list[dict]:
+    """What each stage of a training was told and gave, the first one first."""
+    found = []
+    while (folder / "training.json").is_file():
+        told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        found.insert(0, {name: told[name] for name in STAGE})
+        folder = Path(told["config"]["model"])
+    return found
+
+
+if __name__ == "__main__":
+    main()

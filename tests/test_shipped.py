@@ -1,0 +1,72 @@
+"""Names of the models that come with the package, in transformers' own functions."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from musegen import shipped
+from musegen.models import build_model
+
+# What a process does with a name alone, without a network.
+PROGRAM = """
+import sys
+{imports}
+import musegen.shipped
+from pathlib import Path
+musegen.shipped.CHECKPOINTS = Path(sys.argv[1])
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+assert AutoConfig.from_pretrained("little").vocab_size == len(AutoTokenizer.from_pretrained("little"))
+by_keyword = AutoModelForCausalLM.from_pretrained(pretrained_model_name_or_path="little")
+print(type(by_keyword).__name__, type(AutoTokenizer.from_pretrained("little")).__name__)
+from transformers import pipeline
+print(len(pipeline("music-generation", model="little")(bars=1, max_tokens=60, seed=3)["midi"]) > 20)
+print(len(pipeline(task="music-generation", model="little", tokenizer="little")(bars=1, max_tokens=60)["midi"]) > 20)
+"""
+
+
+@pytest.fixture(scope="module", params=["gpt-tiny", "lstm-tiny"])
+def checkpoints(request, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    sizes = {"n_layer": 1, "n_embd": 32, "n_head": 2} if "gpt" in request.param else {"hidden_size": 32}
+    torch.manual_seed(0)
+    model = build_model(request.param, vocab_size=len(tokenizer), n_positions=128, **ids, **sizes)
+    model.save_pretrained(folder / "little")
+    tokenizer.save_pretrained(folder / "little")
+    return folder, type(model).__name__
+
+
+@pytest.mark.parametrize("imports", ["import musegen", "import transformers.pipelines\nimport musegen"])
+def test_a_name_is_enough_in_a_fresh_process(checkpoints, tmp_path, imports):
+    folder, kind = checkpoints
+    # In a folder where no `little` lies, and where no Hub answers.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    command = [sys.executable, "-c", PROGRAM.format(imports=imports), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [kind, "MusicTokenizer", "True", "True"]
+
+
+def test_only_plain_names_of_models_that_are_there(checkpoints, tmp_path, monkeypatch):
+    folder, _ = checkpoints
+    monkeypatch.setattr(shipped, "CHECKPOINTS", folder)
+    monkeypatch.chdir(tmp_path)
+    assert shipped.shipped_names() == ["little"]
+    assert shipped.shipped_folder("little") == folder / "little"
+    for name in ("nosuch", "org/little", "../little", ".", "..", "", None, 3, str(folder / "little")):
+        assert shipped.shipped_folder(name) is None
+    # As everywhere in transformers, a folder that lies here comes first.
+    (tmp_path / "little").mkdir()
+    assert shipped.shipped_folder("little") is None
+
+
+def test_teaching_twice_wraps_once_and_changes_nothing_else():
+    before = AutoModelForCausalLM.from_pretrained.__func__
+    shipped.teach(AutoModelForCausalLM)
+    assert AutoModelForCausalLM.from_pretrained.__func__ is before
+    with pytest.raises(OSError, match="cached files"):
+        AutoModelForCausalLM.from_pretrained("nosuch-org/nosuch", local_files_only=True)
