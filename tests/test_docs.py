@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from doc_blocks import ROOT, Workplace, blocks_of, documents
+from doc_blocks import ROOT, Block, Workplace, blocks_of, documents
 
 from musegen import grid as g
-from musegen.models.loading import CHECKPOINTS
 from musegen.scores import midi_bytes
+from musegen.shipped import shipped_names
 from musegen.training import save_model
 from musegen.training_config import TrainingConfig
 
@@ -20,6 +20,8 @@ LANGUAGES = {"python", "bash", "yaml", "text"}
 # Blocks that are not run, by document, each for one of these reasons; a new one is a decision to be made here.
 REASONS = ("installs packages", "takes minutes", "takes an account on the Hub")
 NOT_RUN = {"README.md": 2, "docs/demo.md": 1, "docs/scale.md": 2}
+# Documents that are linked to and not written yet.
+TO_COME = ("publishing.md", "page.md")
 # What a document takes for granted, beside the scores in `my-scores` that all of them have.
 NEEDS = {
     "README.md": ("piece.mid",),
@@ -79,7 +81,8 @@ def workplace(request, shelf, tmp_path, monkeypatch):
             shutil.copyfile(shelf / name, tmp_path / name)
         else:
             shutil.copytree(shelf / "model", tmp_path / name)
-    if not (CHECKPOINTS / "mozart-gpt").is_dir():
+    # A folder comes before a shipped model of its name: README has the real one, the others a small one that is quick.
+    if request.param != "README.md" or "mozart-gpt" not in shipped_names():
         shutil.copytree(shelf / "model", tmp_path / "mozart-gpt")
     commands = tmp_path / ".bin"
     commands.mkdir()
@@ -104,6 +107,22 @@ def test_every_block_runs(workplace, document):
     for block in blocks_of(document):
         if not block.not_run:
             workplace.run(block)
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("python", "undefined_name\n"),
+        ("bash", "musegen render missing.mid\n"),
+        ("bash", "musegen render my-scores/k545/movement1.mxl --no-such-option\n"),
+        ("bash", "musegen corpus show nowhere | cat && false\n"),
+        ("yaml", "corpus: corpus\n"),
+    ],
+)
+def test_a_block_that_fails_is_a_failure(tmp_path, monkeypatch, language, code):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((AssertionError, NameError), match=r"docs/some\.md:7|undefined_name"):
+        Workplace(tmp_path).run(Block("docs/some.md", 7, language, code, None))
 
 
 def test_blocks_that_are_not_run_are_few_and_say_why():
@@ -144,6 +163,8 @@ def test_every_link_leads_somewhere():
                 continue
             name, _, anchor = target.partition("#")
             there = path.parent / name if name else path
+            if name in TO_COME:
+                continue
             if not there.exists() or (anchor and anchor not in anchors_of(there)):
                 lost.append(f"{document}: {target}")
     assert lost == []

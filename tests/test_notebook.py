@@ -10,7 +10,7 @@ import pytest
 from doc_blocks import ROOT
 from PIL import Image
 
-from musegen.models.loading import CHECKPOINTS
+from musegen.shipped import shipped_names
 from musegen.training import save_model
 
 NOTEBOOK = ROOT / "docs" / "musegen.ipynb"
@@ -27,7 +27,7 @@ def executed(tmp_path_factory, tokenizer, tiny_model):
     """The notebook after a run of its own, by the script that stores it; with a tiny model where none is shipped."""
     folder = tmp_path_factory.mktemp("notebook")
     words = ["--out", str(folder / "executed.ipynb")]
-    if not (CHECKPOINTS / "mozart-gpt").is_dir():
+    if "mozart-gpt" not in shipped_names():
         save_model(tiny_model, tokenizer, folder / "model")
         words += ["--model", str(folder / "model")]
     done = subprocess.run(
