@@ -11,6 +11,9 @@ import pytest
 from doc_blocks import ROOT, Block, Workplace, blocks_of, documents
 
 from musegen import grid as g
+from musegen.canonical import REPAIRS
+from musegen.corpus import BuildLimits
+from musegen.corpus.report import REASONS as REASONS_OF_FILES
 from musegen.scores import midi_bytes
 from musegen.shipped import shipped_names
 from musegen.training import save_model
@@ -20,6 +23,7 @@ LANGUAGES = {"python", "bash", "yaml", "text"}
 # Blocks that are not run, by document, each for one of these reasons; a new one is a decision to be made here.
 REASONS = ("installs packages", "takes minutes", "takes an account on the Hub")
 NOT_RUN = {"README.md": 2, "docs/demo.md": 1, "docs/scale.md": 2}
+LIMITS = BuildLimits().as_settings()
 # Documents that are linked to and not written yet.
 TO_COME = ("publishing.md", "page.md")
 # What a document takes for granted, beside the scores in `my-scores` that all of them have.
@@ -187,6 +191,13 @@ def test_every_verb_has_a_document_that_uses_it():
         assert text.startswith("# ")
     named = set(re.findall(r"\[([\w.-]+\.md)\]", index))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= named
+
+
+def test_the_tables_of_the_corpus_document_are_the_code_s():
+    text = (ROOT / "docs" / "corpus.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.MULTILINE))
+    assert {name: float(rows.get(name, "nan")) for name in LIMITS} == LIMITS
+    assert {name: rows.get(name) for name in (*REASONS_OF_FILES, *REPAIRS)} == {**REASONS_OF_FILES, **REPAIRS}
 
 
 def test_the_reference_is_up_to_date():
