@@ -39,6 +39,7 @@ def execute(model: str | None = None, name: str = "mozart-gpt") -> nbformat.Note
         client = NotebookClient(
             notebook,
             timeout=SECONDS,
+            startup_timeout=SECONDS,
             kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": folder}},

@@ -31,7 +31,7 @@ def executed(tmp_path_factory, tokenizer, tiny_model):
         save_model(tiny_model, tokenizer, folder / "model")
         words += ["--model", str(folder / "model")]
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "run_notebook.py", *words], capture_output=True, text=True, timeout=240
+        [sys.executable, ROOT / "scripts" / "run_notebook.py", *words], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "executed.ipynb").read_text(encoding="utf-8"))
