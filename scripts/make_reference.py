@@ -102,15 +102,16 @@ def _function(node: ast.FunctionDef | ast.AsyncFunctionDef, level: str, of: str 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str, *, method: bool) -> str:
     """The call as one writes it: without `self`, one argument a line where a line is too short for all."""
-    shown = ast.parse(ast.unparse(node)).body[0].args
+    shown = ast.parse(ast.unparse(node)).body[0].args  # a copy
     if method:
         first = shown.posonlyargs if shown.posonlyargs else shown.args
         del first[:1]
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    line = f"{name.removesuffix('.__init__')}({ast.unparse(shown)}){returns}"
+    written = ast.unparse(shown).replace("lambda :", "lambda:")  # as Python 3.10 writes it
+    line = f"{name.removesuffix('.__init__')}({written}){returns}"
     if len(line) <= WIDTH:
         return line
-    arguments = _split_arguments(ast.unparse(shown))
+    arguments = _split_arguments(written)
     return "\n".join([f"{name.removesuffix('.__init__')}(", *(f"    {one}," for one in arguments), f"){returns}"])
 
 

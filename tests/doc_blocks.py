@@ -68,6 +68,7 @@ class Workplace:
         elif block.language == "yaml":
             name = re.match(r"# (\S+\.yaml)\b", block.code)
             assert name, f"{block.document}:{block.line}: a yaml block begins with the name of its file, as a comment"
+            (self.folder / name[1]).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name[1]).write_text(block.code, encoding="utf-8")
         elif block.language == "bash":
             for command in commands_of(block.code):
