@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 
 from musegen import training
 from musegen.blocks import ShardedPieces
-from musegen.controls import composer_slug
 from musegen.corpus import build_corpus, load_corpus
 from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.models import load_causal_lm
