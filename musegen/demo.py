@@ -1,7 +1,7 @@
 """The main job, end to end, on the Mozart quartets that the music21 wheel carries.
 
-Corpus, tokenizer, a GPT-2 and an LSTM, music from both, and a report: everything a user does, by the functions
-that a user would call. Each stage is left in its Hub layout; one that is done is used again, one that was
+First a piece by each model that ships with the package, so that there is something to hear at once. Then corpus, tokenizer, a GPT-2 and an LSTM, music from both, and a report: everything a user does, by the functions that a
+user would call. Each stage is left in its Hub layout; one that is done is used again, one that was
 interrupted goes on.
 """
 
@@ -20,6 +20,7 @@ VOCAB_SIZE = 1700
 SAMPLES, BARS = 8, 16
 CONTINUATIONS, OPENING_BARS, CONTINUED_BARS = 2, 4, 12
 TEMPERATURE, TOP_P, MAX_TOKENS = 0.9, 0.95, 4096
+OPENING_ENSEMBLE = "string quartet"  # as the music that the demo's own models learn from
 MODELS: dict[str, dict[str, Any]] = {
     "gpt": {
         "model": "gpt-tiny",
@@ -61,6 +62,7 @@ def run_demo(out: str | Path = "runs/demo", *, seed: int = 0, progress: bool = T
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     say = _speaker(progress, started)
+    _opening_samples(out / "samples", seed, say, progress)
     splits = _corpus(out / "corpus", say, progress)
     tokenizer = _tokenizer(splits, out / "tokenizer", seed, say, progress)
     curves = {name: _train(name, out, seed, say, progress) for name in MODELS}
@@ -75,6 +77,23 @@ def _speaker(progress: bool, started: float):
             print(f"[{time.monotonic() - started:5.0f} s] {text}", flush=True)
 
     return say
+
+
+def _opening_samples(folder: Path, seed: int, say, progress: bool) -> None:
+    """A piece by each model that ships with the package, with its sheet music, piano roll and sound."""
+    from musegen.composing import compose, load_writer
+    from musegen.rendering import render_all
+    from musegen.sampling import SamplingOptions
+    from musegen.shipped import shipped_names
+    from musegen.wishes import Wishes
+
+    for name in shipped_names():
+        if not (folder / name / f"{name}.mid").is_file():
+            options = SamplingOptions(seed=seed, max_tokens=MAX_TOKENS)
+            wishes = Wishes(instruments=OPENING_ENSEMBLE)
+            piece = compose(*load_writer(name), bars=BARS, wishes=wishes, options=options, progress=progress)[0]
+            render_all(piece.score, folder / name, name, title=f"Written by {name}")
+        say(f"listen: {folder / name / name}.wav, {BARS} bars by {name}, which ships with musegen")
 
 
 def _corpus(folder: Path, say, progress: bool):

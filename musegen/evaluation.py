@@ -242,6 +242,7 @@ def summary(results: dict[str, Any], out: Path) -> str:
             bits = results["likelihood"].get(name, {}).get("bits_per_note")
             lines.append(f"{name}: {group['verdict']['headline']}")
             lines += [f"  {_told(row)}" for row in group["verdict"]["told"] if row["name"] in SUMMARY]
+            lines.append(f"  similarity error at lags of 4 to 32 bars: {number(group['similarity']['error_of_form'])}")
             lines += [f"  {bits:.2f} bits a note on held-out works"] if bits else []
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
 

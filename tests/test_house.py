@@ -28,7 +28,8 @@ def row_of(module, rows):
 
 def modules():
     return sorted(
-        p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE / "checkpoints"
+        # The code beside a shipped LSTM is a copy of what is checked here.
+        p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if PACKAGE / "checkpoints" not in p.parents
     )
 
 

@@ -177,6 +177,9 @@ def test_bands_stay_within_what_a_metric_can_be(results):
                 assert 0 <= band["low"] <= band["mean"] <= band["high"] <= METRICS[name].highest
         curve = group["similarity"]
         assert all(high <= 1 for high in curve["high"] if high is not None)
+        pairs = list(zip(curve["curve"], results["real"]["similarity_by_lag"]["mean"]))[3:32]
+        apart = [abs(mine - real) for mine, real in pairs if mine is not None and real is not None]
+        assert curve["error_of_form"] == pytest.approx(sum(apart) / len(apart), abs=1e-5) != curve["error"]
     assert max(results["real"]["bleu"]["band"]["high"]) <= 1.0
 
 

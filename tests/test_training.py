@@ -19,12 +19,14 @@ from safetensors.torch import load_file
 
 from musegen import training
 from musegen.blocks import ShardedPieces
-from musegen.corpus import build_corpus
+from musegen.corpus import build_corpus, load_corpus
 from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.models import load_causal_lm
+from musegen.starting import starting_model
 from musegen.tokenizer import load_tokenizer
 from musegen.training import Trainer, make_accelerator, packed_mask, train_from_config
 from musegen.training_config import TrainingConfig, learning_rate_at
+from musegen.training_data import load_training_data
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"n_layer": 1, "n_embd": 32, "n_head": 2, "dropout": 0.0}
@@ -168,6 +170,41 @@ def test_two_processes_equal_one_and_resume_exactly(ground, straight, tmp_path):
     assert same(weights(cut.out), weights(whole.out))
     for name in ("history.jsonl", "model.safetensors"):
         assert (Path(cut.out) / name).read_bytes() == (Path(whole.out) / name).read_bytes()
+
+
+def test_composers_choose_pieces_of_both_splits(ground, tmp_path, tokenizer):
+    splits = load_corpus(ground / "corpus")
+    first, held = splits["train"]["composer"][0], splits["validation"]["composer"][0]
+    assert first != held
+    config = config_of(ground, tmp_path / "a", composers=[first, held])
+    chosen = load_training_data(config, tokenizer, progress=False)
+    assert len(chosen.train) == len(splits["train"]) and len(chosen.validation) == len(splits["validation"])
+    for name, split in ((first, "validation"), (held, "train")):
+        with pytest.raises(ConfigError, match=f"no piece of {name} in its {split} split"):
+            load_training_data(dataclasses.replace(config, composers=[name]), tokenizer, progress=False)
+    with pytest.raises(ConfigError, match="no piece of Salieri in its train split"):
+        load_training_data(config_of(ground, tmp_path / "a", composers=["Salieri"]), tokenizer, progress=False)
+    with pytest.raises(ConfigError, match="with `composers` leave it out"):
+        config_of(ground, tmp_path / "a", composers=["Salieri"], streaming=True)
+
+
+def test_two_processes_with_muon_equal_one(ground, tmp_path):
+    """Muon makes steps orthogonal in bf16, so equality is to the rounding of that: a few hundredths of the way."""
+    settings = {"optimizer": "muon", "learning_rate": 0.004, "steps": 3, "eval_every": 3, "save_every": 3}
+    one, two = (config_of(ground, tmp_path / name, **settings) for name in ("one", "two"))
+    train_from_config(one, progress=False)
+    launched(two)
+    start = weights_at_birth(one)
+    alone, together = weights(one.out), weights(two.out)
+    for name, value in alone.items():
+        moved = (value - start[name]).norm()
+        assert (together[name] - value).norm() <= 0.1 * moved
+
+
+def weights_at_birth(config):
+    """The weights that a run of this configuration begins with."""
+    torch.manual_seed(config.seed)
+    return starting_model(config, load_tokenizer(config.tokenizer)).state_dict()
 
 
 _UNTIL_FIVE = """

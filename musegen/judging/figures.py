@@ -12,7 +12,7 @@ import numpy as np
 
 from musegen.judging.bands import ABOVE, BELOW, INSIDE, Band, RealMusic, mean_interval
 from musegen.judging.measures import CLASSIFIED, METRICS, ORIGINALITY, Measured, table
-from musegen.judging.structure import mean_curve, similarity_error
+from musegen.judging.structure import FORM_LAGS, mean_curve, similarity_error
 from musegen.judging.two_sample import real_auc, two_sample_test
 
 
@@ -153,12 +153,14 @@ def _similarity(group: Sequence[Measured], real: Sequence[Measured], music: Real
     curve = mean_curve(np.stack([m.curve for m in group]))
     mean, low, high = music.curve_band(truth, len(group), 1.0)
     error = similarity_error(curve, mean)
+    first, last = FORM_LAGS
     band = music.error_band(truth, len(group))
     return {
         "curve": curve,
         "low": low,
         "high": high,
         "error": error,
+        "error_of_form": similarity_error(curve[first - 1 : last], mean[first - 1 : last]),
         "error_of_real": band.mean,
         "error_limit": band.high,
         "place": band.place(error),

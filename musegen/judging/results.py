@@ -18,7 +18,8 @@
     of real music for groups of this size), `place` (`inside`, `below`, `above`, `undefined`), `fault`
     (whether that place speaks against the group: `below` does not for originality);
   - `similarity`: `curve` over lags, with the band `low` and `high`; Museformer's similarity `error`, the
-    `error_of_real` excerpts, the `error_limit` that 97.5 % of them keep, `place`;
+    `error_of_real` excerpts, the `error_limit` that 97.5 % of them keep, `place`; `error_of_form`, the error over lags
+    of 4 to 32 bars alone;
   - `originality`: `longest` and `longest_exact` copied span (`sample`, `notes`, `transposition` in semitones, `piece`,
     `bars` there, `sample_bars`; bars from 1), `real_longest` of any real excerpt, `to_check`: samples above that;
   - `bleu`: `score` (counts summed), `mean` and `deviation` of the samples' own scores, `cumulative` for 1 to 9-grams

@@ -36,6 +36,7 @@ from musegen.judging.pieces import BarredNotes
 
 MAX_BARS = 1000
 LAGS = 40  # as in Museformer
+FORM_LAGS = (4, 32)  # bars: from a phrase to a section, where form shows and rhythm does not
 EIGHTH_TICKS = grid.TICKS_PER_QUARTER // 2
 # Bars of one key are alike to some degree wherever they stand: at 0.6 real music and its own bars shuffled differ
 # the most over short and long excerpts.
