@@ -1,8 +1,8 @@
 """The main job, end to end, on the Mozart quartets that the music21 wheel carries.
 
-First a piece by each model that ships with the package, so that there is something to hear at once. Then corpus, tokenizer, a GPT-2 and an LSTM, music from both, and a report: everything a user does, by the functions that a
-user would call. Each stage is left in its Hub layout; one that is done is used again, one that was
-interrupted goes on.
+First a piece by each model that ships with the package, so that there is something to hear at once. Then corpus,
+tokenizer, a GPT-2 and an LSTM, music from both, and a report: everything a user does, by the functions that a user
+would call. Each stage is left in its Hub layout; one that is done is used again, one that was interrupted goes on.
 """
 
 from __future__ import annotations

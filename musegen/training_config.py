@@ -37,7 +37,7 @@ class TrainingConfig:
         transpose: Move each piece to another key each epoch.
         control_dropout: How often each part of a header is left out (see `musegen.blocks`).
         infill: Share of blocks with a gap that is filled at the end.
-        composers: Names; only their pieces are trained on and validated with, and are held in memory. None for all.
+        composers: Names, or words of them (`Mozart`); only their pieces are read, and held in memory. None for all.
         streaming: Read the corpus while training instead of holding it in memory; `auto` where its training shards
             are above 64 MiB. A streamed run has other batches for another number of processes.
         shuffle_buffer: Blocks that a streamed run shuffles at a time.

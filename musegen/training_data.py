@@ -95,9 +95,14 @@ def load_training_data(config: TrainingConfig, tokenizer: MusicTokenizer, *, pro
 
 
 def _choose(config: TrainingConfig) -> Callable[[TrainingPiece], bool]:
-    """Whether a piece is by one of the composers of a run."""
-    slugs = {composer_slug(name) for name in config.composers}
-    return lambda piece: not slugs or piece.controls.composer in slugs
+    """Whether a piece is by one of the composers of a run: whoever has all words of one of its names."""
+    names = [set(composer_slug(name).split("-")) for name in config.composers]
+
+    def chosen(piece: TrainingPiece) -> bool:
+        words = set((piece.controls.composer or "").split("-"))
+        return not names or any(name <= words for name in names)
+
+    return chosen
 
 
 def _some(pieces: ShardedPieces, most: int, progress: bool) -> Iterable[tuple[TrainingPiece, int]]:

@@ -44,7 +44,8 @@ def test_corpus_tokenizer_and_models_are_hub_folders(run):
 
 def test_samples_have_midi_sheet_roll_and_sound(run):
     out, _ = run
-    for stem in ("gpt/gpt-0", "gpt/gpt-1", "lstm/lstm-0", "gpt-continued/gpt-continued-0"):
+    shipped = ("mozart-gpt/mozart-gpt", "mozart-lstm/mozart-lstm")
+    for stem in (*shipped, "gpt/gpt-0", "gpt/gpt-1", "lstm/lstm-0", "gpt-continued/gpt-continued-0"):
         base = out / "samples" / stem
         assert len(g.note_array(load_score(base.with_suffix(".mid")).score)) >= 1  # hardly trained, they write little
         for suffix in (".musicxml", ".png", "-roll.png", ".wav"):

@@ -29,7 +29,9 @@ def row_of(module, rows):
 def modules():
     return sorted(
         # The code beside a shipped LSTM is a copy of what is checked here.
-        p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if PACKAGE / "checkpoints" not in p.parents
+        p.relative_to(PACKAGE).as_posix()
+        for p in PACKAGE.rglob("*.py")
+        if PACKAGE / "checkpoints" not in p.parents
     )
 
 

@@ -1,15 +1,22 @@
 """Names of the models that come with the package, in transformers' own functions."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from musegen import shipped
+from musegen.composing import compose, load_model
+from musegen.grid import bar_grid, note_array
 from musegen.models import build_model
+from musegen.sampling import SamplingOptions
+from musegen.scores import content_hash, parse_midi
+from musegen.wishes import Wishes
 
 # What a process does with a name alone, without a network.
 PROGRAM = """
@@ -70,3 +77,54 @@ def test_teaching_twice_wraps_once_and_changes_nothing_else():
     assert AutoModelForCausalLM.from_pretrained.__func__ is before
     with pytest.raises(OSError, match="cached files"):
         AutoModelForCausalLM.from_pretrained("nosuch-org/nosuch", local_files_only=True)
+
+
+NAMES = ["mozart-gpt", "mozart-lstm"]
+# By name alone, with transformers' own functions.
+BY_NAME = """
+import sys
+import musegen
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+for name in sys.argv[1:]:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    ids = model.generate(max_new_tokens=8, do_sample=False)
+    piece = pipeline("music-generation", model=name)(bars=4, composer="Mozart", key="D major", seed=5)
+    print(type(model).__name__, model.dtype, len(tokenizer), ids.shape[1], piece["ended"], len(piece["midi"]) > 200)
+"""
+
+
+def test_what_ships_is_complete_and_small():
+    assert shipped.shipped_names() == NAMES
+    for name in NAMES:
+        folder = shipped.CHECKPOINTS / name
+        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25 * 1024**2
+        assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert config["model_type"] != "gpt2" or config["n_positions"] >= 1024
+    # Without musegen the LSTM runs the code beside it: that of the package, no older one.
+    for path in (shipped.CHECKPOINTS / "mozart-lstm").glob("*.py"):
+        assert path.read_bytes() == (Path(shipped.__file__).parent / "models" / path.name).read_bytes()
+
+
+def test_shipped_models_write_music_by_name_in_a_fresh_process(tmp_path):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    command = [sys.executable, "-c", BY_NAME, *NAMES]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    sizes = {name: len(AutoTokenizer.from_pretrained(name)) for name in NAMES}
+    assert done.stdout.splitlines() == [
+        f"GPT2LMHeadModel torch.float32 {sizes['mozart-gpt']} 9 True True",
+        f"MusicLstmForCausalLM torch.float32 {sizes['mozart-lstm']} 9 True True",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_shipped_model_is_asked_for_it_does(name):
+    model, tokenizer = load_model(name)
+    wishes = Wishes(composer="Mozart", key="G minor", time_signature="3/4", tempo=100, instruments="violin, cello")
+    piece = compose(model, tokenizer, bars=8, wishes=wishes, options=SamplingOptions(seed=2))[0]
+    notes = note_array(piece.score)
+    assert piece.ended and len(bar_grid(piece.score)) == 8 and len(notes) > 16
+    assert {track.program for track in piece.score.tracks} <= {40, 42}
+    assert {(t.numerator, t.denominator) for t in piece.score.time_signatures} == {(3, 4)}
+    assert content_hash(parse_midi(piece.midi).score) == content_hash(piece.score)
