@@ -93,7 +93,7 @@ def card_problems(text):
 class HubDouble:
     """Start it with `with HubDouble() as hub`; `hub.url` is its address.
 
-    `refuse_after` is how many LFS objects are taken before uploads are refused, `cut` the ends of those paths whose
+    `refuse_after` is how many LFS objects are taken before one is refused, `cut` the ends of those paths whose
     next download stops half way, `log` the requests so far.
     """
 
@@ -323,6 +323,7 @@ class Handler(BaseHTTPRequestHandler):
     def put(self, oid):
         if self.hub.refuse_after is not None:
             if self.hub.refuse_after == 0:
+                self.hub.refuse_after = None
                 return self.reply({"error": "Insufficient storage"}, 507)
             self.hub.refuse_after -= 1
         if sha256(self.body) != oid:

@@ -320,8 +320,8 @@ def _purpose(facts: CardFacts, results: dict[str, Any] | None) -> str:
     ]
     lines = "\n".join(f"- {' '.join(str(limit).split())}" for limit in limits)
     return (
-        "## Meant for, and limits\n\nFor composing sketches, continuations and exercises, for teaching, and for research "
-        "on music models. Not for passing its music off as a composer's own, and no substitute for checking whether a "
+        "## Meant for, and limits\n\nFor composing sketches, continuations and exercises, for teaching and for research. "
+        "Not for passing its music off as a composer's own, and no substitute for checking whether a "
         f"piece is too close to a work that somebody owns.\n\n{lines}"
     )
 

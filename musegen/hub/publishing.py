@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import musegen
@@ -89,8 +90,11 @@ def publish(request: Request, *, dry_run: bool = False, say: Callable[[str], Non
         say(listing(request, files))
         if request.source and Path(request.source).is_dir() and (rest := left_out(Path(request.source), request.kind)):
             say(f"left where they are: {', '.join(rest)}")
-        for manner in _MANNERS[request.kind]:
-            say(f"loaded back {manner} musegen: {try_out(request.kind, folder, manner)}")
+        manners = _MANNERS[request.kind]
+        with ThreadPoolExecutor() as pool:
+            made = list(pool.map(try_out, [request.kind] * len(manners), [folder] * len(manners), manners))
+        for manner, what in zip(manners, made):
+            say(f"loaded back {manner} musegen: {what}")
         if dry_run:
             say("dry run: nothing was sent")
             return None

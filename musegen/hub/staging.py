@@ -138,8 +138,8 @@ def _space_card(name: str, models: list[str]) -> str:
     held = f"It carries {' and '.join(models)}, so it composes without downloading anything." if models else ""
     return (
         f"---\n{data.to_yaml(line_break=chr(10)).strip()}\n---\n\n# {name}\n\nCompose music with musegen: choose a "
-        "model, a key, a metre and instruments, or give it the opening of a piece of your own as MIDI or MusicXML, and "
-        f"it writes on. You get sheet music, a piano roll, sound, MIDI and MusicXML. {held}\n\nThe package lies "
+        "model, a key, a metre and instruments, or give it the opening of a piece of your own as MIDI or MusicXML, "
+        f"and it writes on. You get sheet music, a piano roll, sound, MIDI and MusicXML. {held}\n\nThe package lies "
         "beside `app.py`; `requirements.txt` names the public libraries that it needs. Licence: Apache-2.0; of the "
         "models, what their cards say.\n"
     )
