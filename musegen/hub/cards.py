@@ -303,9 +303,10 @@ def _data(facts: CardFacts, results: dict[str, Any] | None) -> str:
     setting = (results or {}).get("setting")
     if setting:
         works = ", ".join(map(str, setting["held_out_works"]))
+        pieces = f"{setting['held_out_pieces']:,} piece{'' if setting['held_out_pieces'] == 1 else 's'}"
         text += (
-            f"\n\nHeld out, never seen in training, and the measure below: {works} ({setting['held_out_pieces']} "
-            "pieces). Works that share music are kept in one split."
+            f"\n\nHeld out, never seen in training, and the measure below: {works} ({pieces}). "
+            "Works that share music are kept in one split."
         )
     return text
 
@@ -320,7 +321,7 @@ def _purpose(facts: CardFacts, results: dict[str, Any] | None) -> str:
     ]
     lines = "\n".join(f"- {' '.join(str(limit).split())}" for limit in limits)
     return (
-        "## Meant for, and limits\n\nFor composing sketches, continuations and exercises, for teaching and for research. "
+        "## Meant for, and limits\n\nFor composing sketches, continuations and exercises, for teaching and research. "
         "Not for passing its music off as a composer's own, and no substitute for checking whether a "
         f"piece is too close to a work that somebody owns.\n\n{lines}"
     )
