@@ -1,7 +1,7 @@
 """Model cards from measured results: what the Hub reads of them, what people read, and what is refused."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from hub_double import card_problems
 from huggingface_hub import ModelCard
 
 from musegen import grid as g
+from musegen import rendering
 from musegen.errors import ConfigError, HubError
-from musegen.hub.cards import CardFacts, find_samples, make_samples, model_card, write_model_card
+from musegen.hub.cards import CardFacts, find_samples, model_card, write_model_card
 from musegen.hub.checks import check_model_license, sharing_problems, staged_files
 from musegen.judging import Piece, judge
 from musegen.training import save_model
@@ -111,21 +112,29 @@ def test_without_results_it_says_so():
     assert ModelCard(text, ignore_metadata_errors=False).data.eval_results is None
 
 
-def test_the_script_writes_cards_and_samples(results, tiny_model, tokenizer, tmp_path, monkeypatch):
+def test_the_script_writes_cards_and_samples(results, tiny_model, tokenizer, tmp_path, monkeypatch, capsys):
+    """All but engraving and sound, which take seconds and are tested elsewhere."""
+    real, asked = rendering.render_all, []
+
+    def light(score, folder, stem, **options):
+        asked.append(options)
+        return real(score, folder, stem, sheet=False, roll=False, audio=False)
+
+    monkeypatch.setattr(rendering, "render_all", light)
     save_model(tiny_model, tokenizer, tmp_path / "model")
     folder = tmp_path / "cards" / "mozart-gpt"
     folder.mkdir(parents=True)
     (folder / "card.yaml").write_text(yaml.safe_dump(FACTS))
     (folder / "results.json").write_text(json.dumps(results))
-    monkeypatch.setattr("musegen.hub.cards.SEEDS", (0,))
-    make_samples(tmp_path / "model", folder / "samples", bars=2, title="Mine")
-    assert set(find_samples(folder / "samples")) == {"seed-0"}
-    words = ["--root", tmp_path / "cards", "--model", tmp_path / "model", "mozart-gpt"]
-    script = ROOT / "scripts" / "make_model_cards.py"
-    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(folder / "README.md")
+    words = ["--root", tmp_path / "cards", "--model", tmp_path / "model", "--samples", "--bars", 2, "mozart-gpt"]
+    monkeypatch.setattr(sys, "argv", ["make_model_cards.py", *map(str, words)])
+    runpy.run_path(str(ROOT / "scripts" / "make_model_cards.py"), run_name="__main__")
+    assert capsys.readouterr().out.strip() == str(folder / "README.md")
+    assert [options["title"] for options in asked] == [f"Mozart GPT, seed {i}" for i in range(4)]
+    assert asked[0]["audio_format"] == "mp3"
+    assert set(find_samples(folder / "samples")) == {f"seed-{i}" for i in range(4)}
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "### Seed 0: [mid](samples/seed-0.mid)" in text and "1 layers" not in text
+    assert "### Seed 3: [mid](samples/seed-3.mid)" in text and "a GPT-2 of 1 layer of width 32" in text
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "card.yaml", "results.json", "samples"]
 
 

@@ -236,7 +236,7 @@ def _what(results: dict[str, Any] | None, group: str, config: Mapping[str, Any] 
     parts = []
     kind = _KINDS.get((config or {}).get("model_type", ""))
     if kind:
-        parts.append(f"It is {kind.format_map(config)}.")
+        parts.append(f"It is {kind.format_map(config)}.".replace(" 1 layers", " 1 layer"))
     parameters = ((results or {}).get("likelihood", {}).get(group) or {}).get("parameters")
     if parameters:
         parts.append(f"It has {parameters / 1e6:.1f} million parameters.")

@@ -264,28 +264,40 @@ def next_tag(tag: str, tags) -> str:
 @contextlib.contextmanager
 def _told(request: Request) -> Iterator[None]:
     """What the Hub or the network says, in a line that also says what to do."""
+    try:
+        yield
+    except HubError:
+        raise
+    except Exception as error:
+        # Uploads run in threads, whose errors come wrapped.
+        inner = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        message = _message(inner)
+        if message is None:
+            raise
+        raise HubError(message if message[0].isupper() else f"{request.repo_id}: {message}") from None
+
+
+def _message(error: BaseException) -> str | None:
+    """What an error of the client means; None if it is not the Hub's or the network's."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     again = "the same command goes on from what has arrived"
-    try:
-        yield
-    except OfflineModeIsEnabled:
-        raise HubError("HF_HUB_OFFLINE is set, so nothing is sent; unset it to publish") from None
-    except LocalTokenNotFoundError:
-        raise HubError("no token; log in with `hf auth login`, or set HF_TOKEN") from None
-    except HfHubHTTPError as error:
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so nothing is sent; unset it to publish"
+    if isinstance(error, LocalTokenNotFoundError):
+        return "the Hub does not know you; `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, HfHubHTTPError):
         status = error.response.status_code if error.response is not None else None
         reason = " ".join((getattr(error, "server_message", None) or str(error)).split())[:200]
         if status == 401:
-            raise HubError(f"{request.repo_id}: the Hub does not know you; `hf auth login`, or set HF_TOKEN") from None
+            return "the Hub does not know you; `hf auth login`, or set HF_TOKEN"
         if status == 403:
-            raise HubError(f"{request.repo_id}: your token may not write there ({reason})") from None
-        raise HubError(f"{request.repo_id}: the Hub answered {status} ({reason}); {again}") from None
-    except Exception as error:
-        # The client's own errors have no common class of huggingface_hub's, and its library changes.
-        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
-            raise
-        raise HubError(f"{request.repo_id}: the Hub cannot be reached ({type(error).__name__}); {again}") from None
+            return f"your token may not write there ({reason})"
+        return f"the Hub answered {status} ({reason}); {again}"
+    # The errors of the client's own HTTP library, which changes, have no class of huggingface_hub's.
+    if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+        return f"the Hub cannot be reached ({type(error).__name__}); {again}"
+    return None
 
 
 def _sha256(path: Path) -> str:
