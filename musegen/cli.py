@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from musegen.errors import ConfigError, MusegenError, RequestError
+from musegen.hub.commands import verbs as publish_app
 
 app = typer.Typer(
     name="musegen",
@@ -26,6 +27,7 @@ corpus_app = typer.Typer(help="Build and look at corpora.", no_args_is_help=True
 tokenizer_app = typer.Typer(help="Train tokenizers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(publish_app, name="publish")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]

@@ -81,7 +81,7 @@ def write_card(folder: str | Path, *, name: str = "", repository: str = "", prog
     entries = {"flag_overlap": FLAG_OVERLAP, "pieces": [dataclasses.asdict(entry) for entry in nearest]}
     _write(folder / AUDIT, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     _write(folder / CARD, card(folder, summary, nearest, works, name, repository or folder.resolve().name))
-    _refresh_sums(folder, (AUDIT, CARD, PICTURE))
+    refresh_sums(folder, (AUDIT, CARD, PICTURE))
     flagged = sum(entry.flagged for entry in nearest)
     worst = max(nearest, key=lambda entry: entry.overlap, default=None)
     lines = [f"card: {folder / CARD}", f"audit: {len(nearest)} held-out pieces, {flagged} flagged"]
@@ -343,8 +343,13 @@ def _write(path: Path, text: str) -> None:
         raise CorpusError(f"{path}: cannot be written ({error})") from None
 
 
-def _refresh_sums(folder: Path, names: Iterable[str]) -> None:
-    """Keep `SHA256SUMS` true, if there is one, of the files that were written anew."""
+def refresh_sums(folder: Path, names: Iterable[str]) -> None:
+    """Keep `SHA256SUMS` of a corpus true, if there is one, of files that were written anew.
+
+    Args:
+        folder: Of the corpus.
+        names: Of the files.
+    """
     path = folder / "SHA256SUMS"
     if not path.is_file():
         return

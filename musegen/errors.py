@@ -71,3 +71,7 @@ class WorkerError(MusegenError):
 
     def __reduce__(self):
         return type(self), (self.reason, self.detail)
+
+
+class HubError(MusegenError):
+    """Something that cannot be published, or a Hub that does not take it."""

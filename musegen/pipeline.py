@@ -14,6 +14,7 @@ import transformers.pipelines
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+import musegen.models  # noqa: F401  (makes the Auto classes know the LSTM, which `pipeline` loads by them)
 from musegen.composing import Composition, compose, load_model
 from musegen.errors import RequestError
 from musegen.sampling import SamplingOptions

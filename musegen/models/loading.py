@@ -74,8 +74,9 @@ def load_causal_lm(
     except Exception as error:
         raise _model_error(path_or_name, source, "weights cannot be loaded", error) from error
     _check_all_loaded(path_or_name, info)
+    # Left in, they would send whoever loads a later plain save to code files that are not there.
+    model.config.__dict__.pop("custom_pipelines", None)
     if isinstance(model, MusicLstmForCausalLM):
-        # Left in, it would send whoever loads a later plain save to code files that are not there.
         model.config.__dict__.pop("auto_map", None)
     return model
 
