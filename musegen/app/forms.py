@@ -14,7 +14,7 @@ from musegen.wishes import Wishes
 
 NOTHING, ONWARD, REWRITE = "From nothing", "On from a piece", "Some bars anew"
 MODES = (NOTHING, ONWARD, REWRITE)
-ANY = "Let the model choose"
+ANY = "Any"
 KEYS = tuple(
     f"{tonic} {mode}"
     for mode, tonics in (

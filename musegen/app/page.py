@@ -203,7 +203,7 @@ def _reader(studio: Studio):
 
 
 def _writer(studio: Studio, names: list[str]):
-    def write(*values, request: gr.Request) -> Iterator[tuple]:
+    def write(request: gr.Request, *values) -> Iterator[tuple]:
         *answers, given = values
         try:
             for view in studio.write(Form(**dict(zip(names, answers))), given, request.session_hash):

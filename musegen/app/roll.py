@@ -111,12 +111,11 @@ def _note_boxes(notes: np.ndarray, scale: float, high: int) -> list[str]:
     """One path an instrument, which keeps the page small."""
     parts = []
     for i, program in enumerate(_programs(notes)):
-        boxes = []
+        boxes, tall = [], _PITCH - 0.8
         for note in notes[notes["program"] == program]:
-            x, wide = _LEFT + note["onset"] * scale, max(note["duration"] * scale - 0.8, 1.4)
-            boxes.append(
-                f"M{x:.1f} {_TOP + (high - note['pitch']) * _PITCH + 0.4:.1f}h{wide:.1f}v{_PITCH - 0.8:.1f}h-{wide:.1f}z"
-            )
+            x, y = _LEFT + note["onset"] * scale, _TOP + (high - note["pitch"]) * _PITCH + 0.4
+            wide = max(note["duration"] * scale - 0.8, 1.4)
+            boxes.append(f"M{x:.1f} {y:.1f}h{wide:.1f}v{tall:.1f}h-{wide:.1f}z")
         parts.append(f'<path class="note c{i % COLOURS}" d="{"".join(boxes)}"/>')
     return parts
 

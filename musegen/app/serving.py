@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import tempfile
@@ -82,7 +84,8 @@ def serve(studio: Studio, *, host: str = "127.0.0.1", port: int | None = None, b
         served = Served(url, page, studio, folder)
         if block:
             print(f"musegen: the page is on {url} (Ctrl+C ends it)", flush=True)
-            threading.Event().wait()
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
         return served
     finally:
         if block or served is None:
@@ -164,7 +167,7 @@ def _dressed(send):
 
 
 async def _refuse(send, code: int, reason: str) -> None:
-    body = ('{"detail": "%s"}' % reason).encode()
+    body = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
     # The rest of a large body is not waited for.
     headers.append((b"connection", b"close"))
