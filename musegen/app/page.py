@@ -94,6 +94,7 @@ class _Asking:
             self.metre = gr.Dropdown([ANY, *forms.METRES], value=ANY, label="Metre", min_width=130)
         self.instruments = gr.Dropdown(
             [ANY, *forms.INSTRUMENTS], value=ANY, label="Instruments", allow_custom_value=True,
+            elem_id="instruments",
             info="Choose, or write your own: flute, harp",
         )  # fmt: skip
         self.surprise = gr.Slider(
@@ -122,7 +123,11 @@ class _Asking:
 
 
 def _closed(file: gr.File) -> None:
-    """Refuse an address in place of a file: the server would fetch what a stranger names."""
+    """Refuse an address in place of a file: the server would fetch what a stranger names.
+
+    On the object, not in a class: gradio writes a stub file beside the source of every subclass. It holds as long as
+    events change nothing but the value of the component.
+    """
     own = file.async_move_resource_to_block_cache
 
     async def move(place):

@@ -33,8 +33,18 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-# Parts of gradio that the page does not use: fetching for others, components, monitoring, the API's description.
-_CLOSED = ("/proxy=", "/custom_component", "/monitoring", "/file/", "/dev/", "/component_server", "/stream", "/vibe")
+# Parts of gradio that the page does not use: fetching for others (`file=https://...` too), components, monitoring, the API's description.
+_CLOSED = (
+    "://",
+    "/proxy=",
+    "/custom_component",
+    "/monitoring",
+    "/file/",
+    "/dev/",
+    "/component_server",
+    "/stream",
+    "/vibe",
+)
 
 
 @dataclasses.dataclass
