@@ -33,7 +33,8 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-# Parts of gradio that the page does not use: fetching for others (`file=https://...` too), components, monitoring, the API's description.
+# What the page does not use of gradio: fetching for others (`file=https://...` too), its components' own servers,
+# monitoring, streams.
 _CLOSED = (
     "://",
     "/proxy=",
