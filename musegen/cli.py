@@ -33,7 +33,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
 
 
-WRITING_VERBS = ("generate", "infill", "vary", "export")
+WRITING_VERBS = ("generate", "infill", "vary", "export", "app")
 
 
 def main() -> None:
@@ -395,6 +395,19 @@ def export(
         print(found)
         if not found.passed:
             raise typer.Exit(1)
+
+
+@app.command("app")
+def serve_page(
+    model: Annotated[list[str] | None, typer.Option(help="Another model, a folder or Hub name; may recur.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="To judge against; music21's Mozart by default.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="By default the first free one from 7860.")] = None,
+):
+    """Serve a page on which to compose, see, hear and judge music."""
+    from musegen.app import launch_app
+
+    launch_app(model or [], corpus=corpus, host=host, port=port)
 
 
 def _overrides(settings: list[str], option: str = "--set") -> dict:

@@ -232,6 +232,7 @@ def infill(
     wishes: Wishes | None = None,
     options: SamplingOptions | None = None,
     progress: bool = False,
+    stop: threading.Event | None = None,
 ) -> list[Composition]:
     """Write some bars of a piece anew, knowing what comes before and after them.
 
@@ -245,6 +246,7 @@ def infill(
         wishes: Composer, key and instruments; by default what the piece says of itself.
         options: How to draw.
         progress: Show a bar.
+        stop: Set it to end the work at the next id; what is not whole then comes back as it was.
 
     Raises:
         RequestError: For bars that are not there, or whose metre changes; says what is allowed.
@@ -272,7 +274,7 @@ def infill(
     state = dataclasses.replace(grammar.read(ids), total=len(bars) - start, metre=-1)
     written = sample_pieces(
         model, grammar, [ids] * num, [end - start] * num, options, states=[state] * num,
-        layout=StreamLayout(tokenizer), progress=progress,
+        layout=StreamLayout(tokenizer), progress=progress, stop=stop,
     )  # fmt: skip
     return [_filled(tokenizer, score, bars, head, piece, start, end) for piece in written]
 

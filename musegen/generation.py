@@ -253,28 +253,31 @@ def sample_pieces(
     options: SamplingOptions | None = None,
     *,
     progress: bool = False,
+    stop: threading.Event | None = None,
     **settings,
 ) -> list[SampledPiece]:
     """Go on from prompts until each piece ends; the arguments are those of `Generation`.
 
     Args:
         progress: Show a bar of bars.
+        stop: Set it to end the work at the next id.
     """
-    return finish(Generation(model, grammar, prompts, bars, options, **settings), progress=progress)
+    return finish(Generation(model, grammar, prompts, bars, options, **settings), progress=progress, stop=stop)
 
 
-def finish(work: Generation, *, progress: bool = False) -> list[SampledPiece]:
+def finish(work: Generation, *, progress: bool = False, stop: threading.Event | None = None) -> list[SampledPiece]:
     """Write a request to its end.
 
     Args:
         work: Under way or not begun.
         progress: Show a bar of bars.
+        stop: Set it to end the work at the next id.
     """
     from tqdm.auto import tqdm
 
     total = sum(row.bars or 0 for row in work._rows)
     with tqdm(total=total or None, initial=work.bars, desc="bars", disable=not progress) as shown:
-        while not work.done:
+        while not work.done and not (stop is not None and stop.is_set()):
             work.step()
             if progress:
                 shown.update(work.bars - shown.n)

@@ -1,0 +1,157 @@
+"""What a person filled in, checked again on the server: a browser is not the only one who can send a form."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+from typing import Any
+
+from musegen.app.bounds import Bounds
+from musegen.errors import RequestError
+from musegen.sampling import SamplingOptions
+from musegen.wishes import Wishes
+
+NOTHING, ONWARD, REWRITE = "From nothing", "On from a piece", "Some bars anew"
+MODES = (NOTHING, ONWARD, REWRITE)
+ANY = "Any"
+KEYS = tuple(
+    f"{tonic} {mode}"
+    for mode, tonics in (
+        ("major", "C Db D Eb E F F# G Ab A Bb B".split()),
+        ("minor", "C C# D Eb E F F# G G# A Bb B".split()),
+    )
+    for tonic in tonics
+)
+METRES = ("2/4", "3/4", "4/4", "3/8", "6/8", "9/8", "12/8", "5/4")
+INSTRUMENTS = (
+    "piano", "string quartet", "string trio", "piano trio", "violin", "flute", "clarinet quintet",
+    "wind quintet", "string orchestra", "orchestra", "harpsichord", "church organ",
+)  # fmt: skip
+MOST_SURPRISE = 10
+_LONGEST_TEXT = 120  # characters of any answer
+_MOST_SEED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The answers, as they came; `checked` makes them usable.
+
+    Args:
+        mode: One of `MODES`.
+        model: Name of a model.
+        bars: New bars.
+        key: Such as `D major`; None or `ANY` leaves it to the model, as in the next four.
+        metre: Such as `3/4`.
+        tempo: Quarter notes a minute.
+        instruments: Names or an ensemble.
+        composer: Whose style.
+        surprise: 0 to `MOST_SURPRISE`.
+        seed: A whole number; None draws one.
+        opening: Bars of the given piece that are kept and gone on from.
+        first: First bar that is written anew.
+        last: Last bar that is.
+    """
+
+    mode: Any = NOTHING
+    model: Any = None
+    bars: Any = 16
+    key: Any = None
+    metre: Any = None
+    tempo: Any = None
+    instruments: Any = None
+    composer: Any = None
+    surprise: Any = 5
+    seed: Any = None
+    opening: Any = 8
+    first: Any = 5
+    last: Any = 8
+
+    def checked(self, bounds: Bounds, models: list[str]) -> Asked:
+        """The request that the form makes.
+
+        Raises:
+            RequestError: For an answer that is not allowed; says what is.
+        """
+        if self.mode not in MODES:
+            raise RequestError(f"what to do: one of {', '.join(MODES)}")
+        if self.model not in models:
+            raise RequestError(f"model: one of {', '.join(models)}")
+        tempo = _number(self.tempo, "tempo", 20, 300) if self.tempo not in (None, "", 0) else None
+        seed = secrets.randbelow(10**6) if self.seed in (None, "") else _whole(self.seed, "seed", 0, _MOST_SEED)
+        surprise = _number(self.surprise, "surprise", 0, MOST_SURPRISE)
+        first = _whole(self.first, "first bar", 1, bounds.upload_bars) if self.mode == REWRITE else 1
+        last = _whole(self.last, "last bar", 1, bounds.upload_bars) if self.mode == REWRITE else 1
+        if not 0 <= last - first < bounds.gap_bars:
+            raise RequestError(f"bars to write anew: from 1 to {bounds.gap_bars} bars, the first one first")
+        return Asked(
+            self.mode,
+            self.model,
+            _whole(self.bars, "bars", 1, bounds.bars) if self.mode != REWRITE else last - first + 1,
+            Wishes(
+                composer=_text(self.composer, "composer"),
+                key=_text(self.key, "key"),
+                time_signature=_text(self.metre, "metre"),
+                tempo=tempo,
+                instruments=_text(self.instruments, "instruments"),
+            ),
+            options(surprise, seed, bounds.tokens),
+            _whole(self.opening, "bars to keep", 1, bounds.opening_bars) if self.mode == ONWARD else 0,
+            first,
+            last,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A request within all bounds; the fields are those of `Form`."""
+
+    mode: str
+    model: str
+    bars: int
+    wishes: Wishes
+    options: SamplingOptions
+    opening: int
+    first: int
+    last: int
+
+
+def options(surprise: float, seed: int, tokens: int) -> SamplingOptions:
+    """One slider for temperature and top_p: 5 is what the model learnt, below it is safer, above it bolder."""
+    return SamplingOptions(
+        temperature=round(0.7 + 0.06 * surprise, 3),
+        top_p=round(min(0.92 + 0.01 * surprise, 0.999), 3),
+        seed=seed,
+        max_tokens=tokens,
+    )
+
+
+def surprise_words(surprise: float) -> str:
+    """What a place of the slider means."""
+    words = ("keeps to the likeliest notes", "careful", "as the music it learnt from", "bold", "takes risks")
+    return words[min(int(surprise / MOST_SURPRISE * len(words)), len(words) - 1)]
+
+
+def _number(value: Any, name: str, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not low <= number <= high:
+        raise RequestError(f"{name}: a number from {low:g} to {high:g}")
+    return number
+
+
+def _whole(value: Any, name: str, low: int, high: int) -> int:
+    number = _number(value, name, low, high)
+    if number != int(number):
+        raise RequestError(f"{name}: a whole number from {low} to {high}")
+    return int(number)
+
+
+def _text(value: Any, name: str) -> str | None:
+    if value in (None, "", ANY):
+        return None
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
+        raise RequestError(f"{name}: a few words, at most {_LONGEST_TEXT} letters")
+    return value.strip() or None

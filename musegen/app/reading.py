@@ -1,0 +1,86 @@
+"""What runs in worker processes: reading a file of unknown origin, drawing and playing a piece.
+
+Native code does both (parsers, an engraver, encoders); a fault in it ends the worker and not the page. Scores travel
+as MIDI bytes, which read back as the same notes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from musegen.app.bounds import Bounds
+from musegen.errors import ScoreError, WorkerError
+from musegen.workers import WorkerPool
+
+READ, DRAW = "read", "draw"
+_MP3_RATE = 32_000
+
+
+def work(task: tuple) -> Any:
+    """One task: `(READ, name, bytes, bounds)` or `(DRAW, midi, title, bounds)`."""
+    kind, *rest = task
+    return {READ: _read, DRAW: _draw}[kind](*rest)
+
+
+class Hands:
+    """Worker processes that read and draw.
+
+    Args:
+        bounds: Of each task.
+    """
+
+    def __init__(self, bounds: Bounds):
+        self.bounds = bounds
+        self._pool = WorkerPool(work, workers=2, limits=bounds.worker_limits)
+
+    def read(self, name: str, data: bytes) -> dict[str, Any]:
+        """A given file as `midi` (canonical), `title`, `composer`.
+
+        Raises:
+            ScoreError: If it is no score that can be used.
+        """
+        try:
+            return self._pool.run((READ, name, data, self.bounds))
+        except WorkerError as error:
+            raise ScoreError(name, error.reason, error.detail) from None
+
+    def draw(self, midi: bytes, title: str) -> dict[str, Any]:
+        """A piece as `musicxml`, `pages` (SVG), `more` pages that are left out, `sound` (MP3).
+
+        Raises:
+            RenderingError: If it has no notes.
+            WorkerError: If it cannot be drawn in time.
+        """
+        return self._pool.run((DRAW, midi, title, self.bounds))
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.close()
+
+
+def _read(name: str, data: bytes, bounds: Bounds) -> dict[str, Any]:
+    from musegen.scores import midi_bytes, read_score
+
+    loaded = read_score(data, name, bounds.score_limits, isolate=False)
+    about = {key: str(loaded.about.get(key) or "")[:80] for key in ("title", "composer")}
+    return {"midi": midi_bytes(loaded.score), **about}
+
+
+def _draw(midi: bytes, title: str, bounds: Bounds) -> dict[str, Any]:
+    from musegen.rendering import engrave, render_audio, score_to_musicxml
+    from musegen.scores import parse_midi
+
+    score = parse_midi(midi, "the piece").score
+    document = score_to_musicxml(score, title=title)
+    with tempfile.TemporaryDirectory(prefix="musegen-page-") as folder:
+        pages = engrave(document, Path(folder) / "sheet.svg", max_pages=bounds.pages + 1)
+        sound = Path(folder) / "sound.mp3"
+        render_audio(score, sound, sample_rate=_MP3_RATE, max_seconds=bounds.sound_seconds)
+        return {
+            "musicxml": document,
+            "pages": [page.read_bytes() for page in pages[: bounds.pages]],
+            "more": len(pages) > bounds.pages,
+            "sound": sound.read_bytes(),
+        }
