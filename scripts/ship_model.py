@@ -36,6 +36,8 @@ def main() -> None:
     save_with_code(model, aside)
     tokenizer.save_pretrained(aside)
     (aside / "training.json").write_text(json.dumps(stages(told.trained), indent=1) + "\n", encoding="utf-8")
+    for path in aside.iterdir():
+        path.chmod(0o644)  # weights are written for their owner alone
     size = sum(path.stat().st_size for path in aside.rglob("*"))
     if size > LIMIT:
         raise SystemExit(f"{told.trained}: {size:,} bytes, above the {LIMIT:,} of a shipped model")
