@@ -46,8 +46,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         shown = [status, roll, music, judged]
         _connect(studio, asked, shown)
         page.unload(_leaver(studio))
-    # As launch wants them, for whoever launches the page, a Space or `serve`.
-    page.theme, page.css = _theme(), _CSS.read_text(encoding="utf-8")
+    page.look = {"theme": _theme(), "css": _CSS.read_text(encoding="utf-8")}  # arguments of `launch`
     page.queue(max_size=bounds.queue, default_concurrency_limit=bounds.at_once, api_open=False)
     return page
 

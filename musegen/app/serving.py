@@ -87,8 +87,8 @@ def serve(studio: Studio, *, host: str = "127.0.0.1", port: int | None = None, b
                 server_name=host, server_port=port, prevent_thread_lock=True, share=False, quiet=True,
                 show_error=False, max_file_size=studio.bounds.upload_bytes, allowed_paths=[], ssr_mode=False,
                 enable_monitoring=False, mcp_server=False, pwa=False, footer_links=[], state_session_capacity=200,
-                max_threads=16, theme=page.theme, css=page.css, app_kwargs={"middleware": _guards(studio, folder)},
-                run_history=False,
+                max_threads=16, app_kwargs={"middleware": _guards(studio, folder)},
+                run_history=False, **page.look,
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"the page cannot be served on {host}: {error}") from None
