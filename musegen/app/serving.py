@@ -33,19 +33,14 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-# What the page does not use of gradio: fetching for others (`file=https://...` too), its components' own servers,
-# monitoring, streams.
-_CLOSED = (
-    "://",
-    "/proxy=",
-    "/custom_component",
-    "/monitoring",
-    "/file/",
-    "/dev/",
-    "/component_server",
-    "/stream",
-    "/vibe",
+# All that the page uses of gradio's server. What is not here does not exist: files, streams, proxies, recordings.
+_API = "/gradio_api/"
+_OPEN = frozenset(
+    ["/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"]
+    + [_API + name for name in "app_id cancel info queue/join queue/data reset startup-events".split()]
+    + [_API + name for name in "upload upload_progress".split()]
 )
+_OPEN_BELOW = ("/assets/", "/static/", "/svelte/", _API + "heartbeat/", _API + "run/")
 
 
 @dataclasses.dataclass
@@ -135,7 +130,7 @@ class Guard:
         upload = path.rstrip("/").endswith("/upload")
         most = self.bounds.upload_bytes + _SLACK if upload else _FORM_BYTES
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if any(door in path for door in _CLOSED):
+        if path not in _OPEN and (not path.startswith(_OPEN_BELOW) or "://" in path):
             await _refuse(send, 404, "not here")
         elif not length.isdigit() or int(length) > most:
             await _refuse(send, 413, f"at most {self.bounds.upload_bytes >> 20} MB are read")
