@@ -6,6 +6,7 @@ Errors of a person become `gr.Error` in plain words; a fault of ours says nothin
 from __future__ import annotations
 
 import dataclasses
+import html
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +47,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         shown = [status, roll, music, judged]
         _connect(studio, asked, shown)
         page.unload(_leaver(studio))
-    # As launch wants them, for whoever launches the page, a Space or `serve`.
-    page.theme, page.css = _theme(), _CSS.read_text(encoding="utf-8")
+    page.look = {"theme": _theme(), "css": _CSS.read_text(encoding="utf-8")}  # arguments of `launch`
     page.queue(max_size=bounds.queue, default_concurrency_limit=bounds.at_once, api_open=False)
     return page
 
@@ -224,7 +224,13 @@ def _writer(studio: Studio, names: list[str]):
 
 def _plain(error: MusegenError) -> gr.Error:
     text = " ".join(str(error).split())[:400]
-    return gr.Error(text[:1].upper() + text[1:], title="This cannot be done", duration=12, print_exception=False)
+    # The message is shown as HTML, and may hold the name of a file.
+    return gr.Error(
+        html.escape(text[:1].upper() + text[1:], quote=False),
+        title="This cannot be done",
+        duration=12,
+        print_exception=False,
+    )
 
 
 def _ours() -> gr.Error:

@@ -24,6 +24,14 @@ def work(task: tuple) -> Any:
     return {READ: _read, DRAW: _draw}[kind](*rest)
 
 
+def prepare() -> None:
+    """Import what is heavy before the clock of a first task runs."""
+    import soundfile  # noqa: F401
+    import verovio  # noqa: F401
+
+    from musegen import rendering, scores  # noqa: F401
+
+
 class Hands:
     """Worker processes that read and draw.
 
@@ -33,7 +41,7 @@ class Hands:
 
     def __init__(self, bounds: Bounds):
         self.bounds = bounds
-        self._pool = WorkerPool(work, workers=2, limits=bounds.worker_limits)
+        self._pool = WorkerPool(work, workers=2, limits=bounds.worker_limits, initializer=prepare)
 
     def read(self, name: str, data: bytes) -> dict[str, Any]:
         """A given file as `midi` (canonical), `title`, `composer`.

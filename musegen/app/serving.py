@@ -23,6 +23,7 @@ from musegen.errors import ConfigError
 
 _SLACK = 64 * 1024  # around a file in the body of an upload
 _FORM_BYTES = 256 * 1024  # of any other body
+_DRAINED_BYTES = 16 * 1024**2  # of a body that is refused
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
@@ -33,19 +34,14 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-# What the page does not use of gradio: fetching for others (`file=https://...` too), its components' own servers,
-# monitoring, streams.
-_CLOSED = (
-    "://",
-    "/proxy=",
-    "/custom_component",
-    "/monitoring",
-    "/file/",
-    "/dev/",
-    "/component_server",
-    "/stream",
-    "/vibe",
+# All that the page uses of gradio's server. What is not here does not exist: files, streams, proxies, recordings.
+_API = "/gradio_api/"
+_OPEN = frozenset(
+    ["/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"]
+    + [_API + name for name in "app_id cancel info queue/join queue/data reset startup-events".split()]
+    + [_API + name for name in "upload upload_progress".split()]
 )
+_OPEN_BELOW = ("/assets/", "/static/", "/svelte/", _API + "heartbeat/", _API + "run/")
 
 
 @dataclasses.dataclass
@@ -87,8 +83,8 @@ def serve(studio: Studio, *, host: str = "127.0.0.1", port: int | None = None, b
                 server_name=host, server_port=port, prevent_thread_lock=True, share=False, quiet=True,
                 show_error=False, max_file_size=studio.bounds.upload_bytes, allowed_paths=[], ssr_mode=False,
                 enable_monitoring=False, mcp_server=False, pwa=False, footer_links=[], state_session_capacity=200,
-                max_threads=16, theme=page.theme, css=page.css, app_kwargs={"middleware": _guards(studio, folder)},
-                run_history=False,
+                max_threads=16, app_kwargs={"middleware": _guards(studio, folder)},
+                run_history=False, **page.look,
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"the page cannot be served on {host}: {error}") from None
@@ -135,9 +131,10 @@ class Guard:
         upload = path.rstrip("/").endswith("/upload")
         most = self.bounds.upload_bytes + _SLACK if upload else _FORM_BYTES
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if any(door in path for door in _CLOSED):
+        if path not in _OPEN and (not path.startswith(_OPEN_BELOW) or "://" in path):
             await _refuse(send, 404, "not here")
         elif not length.isdigit() or int(length) > most:
+            await _drain(receive)
             await _refuse(send, 413, f"at most {self.bounds.upload_bytes >> 20} MB are read")
         elif upload and self._stored() > self.bounds.stored_bytes:
             await _refuse(send, 503, "too many files at the moment; try again in some minutes")
@@ -152,6 +149,15 @@ class Guard:
             except OSError:  # gone meanwhile
                 continue
         return total
+
+
+async def _drain(receive) -> None:
+    """Let a body that is a little too large come to its end: only then do all clients read the answer."""
+    seen, more = 0, True
+    while more and seen < _DRAINED_BYTES:
+        message = await receive()
+        seen += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 def _counted(receive, most: int):

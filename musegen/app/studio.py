@@ -6,6 +6,7 @@ Each step is a `View`, of which the page shows what is new. Everything that a pe
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from musegen.judging.pieces import cut_bars
 from musegen.scores import parse_midi
 from musegen.shipped import shipped_names
 
+_LOG = logging.getLogger(__name__)
 _FRAME_SECONDS = 0.2  # between drawings of a growing piano roll
 _TICK_SECONDS = 0.25  # between looks at work that runs beside
 
@@ -201,13 +203,17 @@ class Studio:
     def _finish(self, asked: Asked, piece: Composition, running: Running) -> Iterator[View]:
         """Drawings, sound and judgement of a piece."""
         stem = f"{asked.model}-{asked.options.seed}"
-        drawn = self.hands.draw(piece.midi, f"{asked.model}, seed {asked.options.seed}")
+        try:
+            drawn = self.hands.draw(piece.midi, f"{asked.model}, seed {asked.options.seed}")
+            music = views.music(drawn, piece.midi, stem)
+        except MusegenError as error:  # the piece is there all the same
+            music = views.only_midi(piece.midi, stem, f"Neither engraved nor played: {error}.")
         cut = " The time was up: this is what there was." if running.late else ""
         stopped = " Stopped: this is what there was." if running.stop.is_set() and not running.late else ""
         bars = len(g.bar_grid(piece.score))
         text = f"Done: {bars} bars by {asked.model}, seed {asked.options.seed}.{cut}{stopped}"
         yield View(
-            views.status(text), music=views.music(drawn, piece.midi, stem),
+            views.status(text), music=music,
             judgement=views.note("Measuring it against real music; the first time this takes a minute."),
         )  # fmt: skip
         first = asked.first - 1 if asked.mode == REWRITE else piece.prompt_bars
@@ -219,6 +225,10 @@ class Studio:
                 yield View()  # where a person who has left is noticed
         except MusegenError as error:
             yield View(judgement=views.note(f"Not judged: {error}."))
+            return
+        except Exception:
+            _LOG.exception("a piece could not be judged")
+            yield View(judgement=views.note("Not judged: something went wrong on our side."))
             return
         late = "The real music is still being measured. Compose again in a minute, and it will be compared."
         yield View(judgement=views.note(late) if found is None else views.judgement(found))

@@ -57,14 +57,11 @@ def described(name: str, bars: int, notes: int, instruments: str, title: str = "
 
 def music(drawn: dict[str, Any], midi: bytes, stem: str) -> str:
     """The player, the files and the sheet music of a piece."""
-    stem = html.escape(stem, quote=True)
-    links = "".join(
-        f'<a class="mg-file" download="{stem}.{ending}" href="{_data(kind, data)}">{label}</a>'
-        for label, ending, kind, data in (
-            ("MIDI", "mid", MIDI_TYPE, midi),
-            ("MusicXML", "musicxml", XML_TYPE, drawn["musicxml"].encode()),
-            ("Sound (MP3)", "mp3", "audio/mpeg", drawn["sound"]),
-        )
+    files = _files(
+        stem,
+        ("MIDI", "mid", MIDI_TYPE, midi),
+        ("MusicXML", "musicxml", XML_TYPE, drawn["musicxml"].encode()),
+        ("Sound (MP3)", "mp3", "audio/mpeg", drawn["sound"]),
     )
     # As pictures, not as a part of the page: no script in a drawing could run.
     pages = "".join(
@@ -74,9 +71,23 @@ def music(drawn: dict[str, Any], midi: bytes, stem: str) -> str:
     more = '<p class="mg-note">More pages are in the MusicXML file.</p>' if drawn["more"] else ""
     return (
         f'<audio class="mg-player" controls preload="auto" src="{_data("audio/mpeg", drawn["sound"])}"></audio>'
-        f'<nav class="mg-files" aria-label="Files"><span>Download</span>{links}</nav>'
-        f'<div class="mg-sheet">{pages}</div>{more}'
+        f'{files}<div class="mg-sheet">{pages}</div>{more}'
     )
+
+
+def only_midi(midi: bytes, stem: str, why: str) -> str:
+    """What there is of a piece that could not be drawn."""
+    return _files(stem, ("MIDI", "mid", MIDI_TYPE, midi)) + note(why)
+
+
+def _files(stem: str, *files: tuple[str, str, str, bytes]) -> str:
+    """Links to files that travel in the page: label, ending, type and content of each."""
+    stem = html.escape(stem, quote=True)
+    links = "".join(
+        f'<a class="mg-file" download="{stem}.{ending}" href="{_data(kind, data)}">{label}</a>'
+        for label, ending, kind, data in files
+    )
+    return f'<nav class="mg-files" aria-label="Files"><span>Download</span>{links}</nav>'
 
 
 def judgement(found: Judgement) -> str:
