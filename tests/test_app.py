@@ -119,7 +119,7 @@ def test_composing(visit):
     page.wait_for_function("document.querySelector('.mg-sheet img').naturalWidth > 300")
     page.wait_for_function("document.querySelector('.mg-player').duration > 1")
     page.locator("#judgement", has_text="Longest copied span").wait_for()
-    assert "against the operator's corpus corpus" in page.inner_text("#judgement")
+    assert "against the works in corpus" in page.inner_text("#judgement")
     assert page.locator("#compose", has_text="Compose").is_enabled() and not page.locator("#stop").is_visible()
     assert refused == []
 

@@ -71,7 +71,7 @@ class RealYardstick:
     @property
     def against(self) -> str:
         """The music, in words."""
-        return OWN if self._corpus is None else f"the operator's corpus {self._corpus.name}"
+        return OWN if self._corpus is None else f"the works in {self._corpus.name}"
 
     def judge(self, score: symusic.Score, first: int, count: int, *, seconds: float) -> Judgement | None:
         """Compare some bars of a piece.
