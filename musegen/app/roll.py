@@ -17,7 +17,8 @@ COLOURS = 8  # of the style sheet: .c0 to .c7
 _WIDTH, _LEFT, _TOP, _BOTTOM = 1000, 34, 8, 22
 _PITCH = 5.2  # height of a semitone
 _LEAST_PITCHES = 30
-_BAR_PIXELS = 20  # no bar gets narrower on a phone; the roll scrolls then
+_BAR_PIXELS = 24  # no bar gets narrower on a phone; the roll scrolls then
+_LEAST_PIXELS = 560
 _MOST_LABELS = 17
 
 
@@ -58,7 +59,7 @@ class Roll:
         low, high = _range(notes)
         height = _TOP + (high - low + 1) * _PITCH + _BOTTOM
         parts = [*self._ground(starts, scale, low, high, height), *_note_boxes(notes, scale, high)]
-        wide = max(bars * _BAR_PIXELS, 300)
+        wide = max(bars * _BAR_PIXELS, _LEAST_PIXELS)
         label = html.escape(f"Piano roll of {self.bars} bars and {len(notes)} notes")
         return (
             f'<div class="mg-roll"><svg viewBox="0 0 {_WIDTH} {height:.0f}" style="min-width:{wide}px" role="img" '

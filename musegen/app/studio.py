@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +59,9 @@ class View:
     roll: str | None = None
     music: str | None = None
     judgement: str | None = None
+
+
+Steps = Generator[View, None, int]  # and in the end how many bars the piece has
 
 
 class Studio:
@@ -139,12 +142,12 @@ class Studio:
             yield View(views.status("Opening the model"), "", "", "")
             made: list[Composition] = []
             if asked.mode == REWRITE:
-                yield from self._rewrite(asked, given, running, made)
+                bars = yield from self._rewrite(asked, given, running, made)
             else:
-                yield from self._compose(asked, given if asked.mode != NOTHING else None, running, made)
-            yield from self._finish(asked, made[0], running)
+                bars = yield from self._compose(asked, given if asked.mode != NOTHING else None, running, made)
+            yield from self._finish(asked, made[0], bars, running)
 
-    def _compose(self, asked: Asked, given: Given | None, running: Running, made: list) -> Iterator[View]:
+    def _compose(self, asked: Asked, given: Given | None, running: Running, made: list) -> Steps:
         model, tokenizer = self._writer(asked.model)
         opening, kept = None, 0
         if given is not None:
@@ -174,8 +177,9 @@ class Studio:
             made[0] = dataclasses.replace(made[0], score=cut_bars(made[0].score, 0, kept + written))
         roll.total = roll.bars
         yield View(views.status("Engraving and playing", written, asked.bars), roll.svg())
+        return roll.bars
 
-    def _rewrite(self, asked: Asked, given: Given, running: Running, made: list) -> Iterator[View]:
+    def _rewrite(self, asked: Asked, given: Given, running: Running, made: list) -> Steps:
         model, tokenizer = self._writer(asked.model)
         score = parse_midi(given.midi, given.name).score
         what = f"bars {asked.first} to {asked.last}"
@@ -199,9 +203,10 @@ class Studio:
         roll = Roll(given.bars, fresh=(asked.first, asked.last))
         roll.add(made[0].score)
         yield View(views.status("Engraving and playing"), roll.svg())
+        return given.bars
 
-    def _finish(self, asked: Asked, piece: Composition, running: Running) -> Iterator[View]:
-        """Drawings, sound and judgement of a piece."""
+    def _finish(self, asked: Asked, piece: Composition, bars: int, running: Running) -> Iterator[View]:
+        """Drawings, sound and judgement of a piece of so many bars, of which the last may be silent."""
         stem = f"{asked.model}-{asked.options.seed}"
         try:
             drawn = self.hands.draw(piece.midi, f"{asked.model}, seed {asked.options.seed}")
@@ -210,16 +215,17 @@ class Studio:
             music = views.only_midi(piece.midi, stem, f"Neither engraved nor played: {error}.")
         cut = " The time was up: this is what there was." if running.late else ""
         stopped = " Stopped: this is what there was." if running.stop.is_set() and not running.late else ""
-        bars = len(g.bar_grid(piece.score))
         text = f"Done: {bars} bars by {asked.model}, seed {asked.options.seed}.{cut}{stopped}"
         yield View(
             views.status(text), music=music,
             judgement=views.note("Measuring it against real music; the first time this takes a minute."),
         )  # fmt: skip
-        first = asked.first - 1 if asked.mode == REWRITE else piece.prompt_bars
+        first, new = piece.prompt_bars, bars - piece.prompt_bars
+        if asked.mode == REWRITE:
+            first, new = asked.first - 1, asked.bars
         try:
             until = time.monotonic() + self.bounds.judge_seconds
-            while (found := self.yardstick.judge(piece.score, first, asked.bars, seconds=1.0)) is None:
+            while (found := self.yardstick.judge(piece.score, first, new, seconds=1.0)) is None:
                 if time.monotonic() > until:
                     break
                 yield View()  # where a person who has left is noticed

@@ -15,6 +15,8 @@ from musegen.judging.bands import ABOVE, BELOW, INSIDE, Band
 
 MIDI_TYPE, XML_TYPE = "audio/midi", "application/vnd.recordare.musicxml+xml"
 
+_NOTHING = 0.0005  # what rounds to a score of .000
+
 HEADER = """
 <header class="mg-head">
   <svg class="mg-mark" viewBox="0 0 48 48" aria-hidden="true">
@@ -96,7 +98,9 @@ def judgement(found: Judgement) -> str:
     where = "No two notes in a row stand in it."
     if span.notes:
         key = "at the same pitches" if not span.transposition else f"moved by {span.transposition:+d} semitones"
-        where = f"Bars {_bars(span.sample_bars)}, as in {span.piece.split(':')[-1]}, bars {_bars(span.bars)}, {key}."
+        where = (
+            f"{_bars(span.sample_bars).capitalize()}, as in {span.piece.split(':')[-1]}, {_bars(span.bars)}, {key}."
+        )
     bleu_place = found.bleu_band.place(found.bleu)
     span_place = found.span_band.place(span.notes)
     bleu_words = {
@@ -110,6 +114,8 @@ def judgement(found: Judgement) -> str:
         BELOW: "Shorter than what real works share.",
     }
     unknown = "There is too little real music to say."
+    if found.bleu_band.high < _NOTHING:
+        bleu_words[INSIDE] = "So few bars tell nothing: real works score nothing with each other either."
     return (
         '<div class="mg-judge">'
         + _scale("Customised BLEU", f"{found.bleu:.3f}", found.bleu, found.bleu_band, bleu_place, "{:.3f}",
@@ -141,7 +147,7 @@ def _scale(name: str, shown: str, value: float, band: Band, place: str, form: st
 
 
 def _bars(span: tuple[int, int]) -> str:
-    return f"{span[0]}" if span[0] == span[1] else f"{span[0]} to {span[1]}"
+    return f"bar {span[0]}" if span[0] == span[1] else f"bars {span[0]} to {span[1]}"
 
 
 def _data(kind: str, data: bytes) -> str:

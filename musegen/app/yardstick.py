@@ -24,7 +24,7 @@ from musegen.judging.bands import Band, RealMusic
 from musegen.judging.material import ENOUGH_WORKS, EXCERPTS_A_PIECE, MAX_EXCERPTS, Yardstick, excerpts, stand_ins
 from musegen.judging.measures import BLEU, table
 from musegen.judging.originality import CopiedSpan
-from musegen.judging.pieces import Piece, count_bars, cut_bars
+from musegen.judging.pieces import Piece, cut_bars
 
 LENGTHS = (32, 16, 8, 4)  # bars at which pieces are compared
 SPAN = "copied_notes_transposed"
@@ -71,7 +71,7 @@ class RealYardstick:
     @property
     def against(self) -> str:
         """The music, in words."""
-        return OWN if self._corpus is None else f"the operator's corpus {self._corpus.name}"
+        return OWN if self._corpus is None else f"the works in {self._corpus.name}"
 
     def judge(self, score: symusic.Score, first: int, count: int, *, seconds: float) -> Judgement | None:
         """Compare some bars of a piece.
@@ -88,7 +88,6 @@ class RealYardstick:
         Raises:
             ConfigError: If the bars are too few, or empty, or there is no music to compare with.
         """
-        count = min(count, count_bars(score) - first)
         length = next((n for n in LENGTHS if n <= count), None)
         if length is None:
             raise ConfigError(f"fewer than {LENGTHS[-1]} new bars are too few to be compared")
