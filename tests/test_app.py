@@ -2,8 +2,10 @@
 
 import base64
 import json
+import os
 import re
 import shutil
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,9 +16,10 @@ import pytest
 from musegen import grid as g
 from musegen.app.bounds import Bounds
 from musegen.app.forms import ANY, NOTHING, ONWARD, REWRITE, Form, options
+from musegen.app.reading import Hands
 from musegen.app.roll import Roll
 from musegen.app.sessions import Sessions
-from musegen.errors import ConfigError, RequestError
+from musegen.errors import ConfigError, RequestError, WorkerError
 from musegen.scores import midi_bytes, parse_midi
 
 pytest.importorskip("gradio", reason="the page needs gradio (pip install 'musegen[app]')")
@@ -29,24 +32,22 @@ WAIT = 120_000  # milliseconds; other work may have the processor
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, scores, tokenizer, tiny_model):
-    """A page over an untrained model and a corpus of four works."""
+def served(tmp_path_factory, scores):
+    """A page over the models that ship and a corpus of four works."""
     from musegen.app import launch_app
     from musegen.corpus import build_corpus
-    from musegen.training import save_model
 
     root = tmp_path_factory.mktemp("page")
-    save_model(tiny_model, tokenizer, root / "untrained")
     (root / "scores").mkdir()
     for name, score in scores.items():
         (root / "scores" / f"{name.replace('/', '-')}.mid").write_bytes(midi_bytes(score))
     build_corpus([str(root / "scores")], root / "corpus", workers=1, progress=False)
     # Seconds are generous, because other work may have the processor.
     patient = Bounds(compose_seconds=WAIT / 1000, draw_seconds=WAIT / 1000, read_seconds=WAIT / 1000)
-    page = launch_app([str(root / "untrained")], corpus=root / "corpus", bounds=patient, block=False)
+    page = launch_app(corpus=root / "corpus", bounds=patient, block=False)
     yield page
     page.close()
-    assert not page.folder.exists()
+    assert not page.folder.exists() and "GRADIO_TEMP_DIR" not in os.environ
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_composing(visit):
     refused = []
     page.on("console", lambda message: refused.append(message.text) if "Content Security" in message.text else None)
     compose(page, bars=8)
-    assert "8 bars by untrained" in done(page)
+    assert "8 bars by mozart-gpt" in done(page)
     assert len(g.bar_grid(downloaded(page))) <= 8
     assert "Piano roll of 8 bars" in page.locator("#roll svg").get_attribute("aria-label")
     page.wait_for_function("document.querySelector('.mg-sheet img').naturalWidth > 300")
@@ -294,3 +295,14 @@ def test_without_a_model_there_is_no_page(monkeypatch):
     monkeypatch.setattr(studio, "shipped_names", lambda: [])
     with pytest.raises(ConfigError, match="name one with --model"):
         studio.Studio()
+
+
+def test_drawing_that_runs_into_its_bound_leaves_nothing(scores, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    hands = Hands(Bounds(draw_seconds=0.4))
+    try:
+        with pytest.raises(WorkerError, match="timeout"):
+            hands.draw(midi_bytes(scores["k545"]), "K. 545")
+    finally:
+        hands.close()
+    assert list(tmp_path.iterdir()) == []

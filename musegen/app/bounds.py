@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from musegen.canonical import ScoreLimits
-from musegen.workers import WorkerLimits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +62,3 @@ class Bounds:
             events=200_000,
             beats=8 * self.upload_bars,
         )
-
-    @property
-    def worker_limits(self) -> WorkerLimits:
-        """What one task may use of a worker process."""
-        return WorkerLimits(seconds=max(self.draw_seconds, self.read_seconds))

@@ -12,14 +12,14 @@ from typing import Any
 
 from musegen.app.bounds import Bounds
 from musegen.errors import ScoreError, WorkerError
-from musegen.workers import WorkerPool
+from musegen.workers import WorkerLimits, WorkerPool
 
 READ, DRAW = "read", "draw"
 _MP3_RATE = 32_000
 
 
 def work(task: tuple) -> Any:
-    """One task: `(READ, name, bytes, bounds)` or `(DRAW, midi, title, bounds)`."""
+    """One task: `(READ, name, bytes, bounds)` or `(DRAW, midi, title, folder, bounds)`."""
     kind, *rest = task
     return {READ: _read, DRAW: _draw}[kind](*rest)
 
@@ -41,7 +41,11 @@ class Hands:
 
     def __init__(self, bounds: Bounds):
         self.bounds = bounds
-        self._pool = WorkerPool(work, workers=2, limits=bounds.worker_limits, initializer=prepare)
+        # One bound of seconds a pool: reading is to be quicker than drawing.
+        self._reader, self._drawers = (
+            WorkerPool(work, workers=count, limits=WorkerLimits(seconds=seconds), initializer=prepare)
+            for count, seconds in ((1, bounds.read_seconds), (2, bounds.draw_seconds))
+        )
 
     def read(self, name: str, data: bytes) -> dict[str, Any]:
         """A given file as `midi` (canonical), `title`, `composer`.
@@ -50,7 +54,7 @@ class Hands:
             ScoreError: If it is no score that can be used.
         """
         try:
-            return self._pool.run((READ, name, data, self.bounds))
+            return self._reader.run((READ, name, data, self.bounds))
         except WorkerError as error:
             raise ScoreError(name, error.reason, error.detail) from None
 
@@ -61,11 +65,14 @@ class Hands:
             RenderingError: If it has no notes.
             WorkerError: If it cannot be drawn in time.
         """
-        return self._pool.run((DRAW, midi, title, self.bounds))
+        # Made and removed here: a worker that is ended at its bound removes nothing.
+        with tempfile.TemporaryDirectory(prefix="musegen-page-", ignore_cleanup_errors=True) as folder:
+            return self._drawers.run((DRAW, midi, title, folder, self.bounds))
 
     def close(self) -> None:
         """End the processes."""
-        self._pool.close()
+        self._reader.close()
+        self._drawers.close()
 
 
 def _read(name: str, data: bytes, bounds: Bounds) -> dict[str, Any]:
@@ -76,19 +83,18 @@ def _read(name: str, data: bytes, bounds: Bounds) -> dict[str, Any]:
     return {"midi": midi_bytes(loaded.score), **about}
 
 
-def _draw(midi: bytes, title: str, bounds: Bounds) -> dict[str, Any]:
+def _draw(midi: bytes, title: str, folder: str, bounds: Bounds) -> dict[str, Any]:
     from musegen.rendering import engrave, render_audio, score_to_musicxml
     from musegen.scores import parse_midi
 
     score = parse_midi(midi, "the piece").score
     document = score_to_musicxml(score, title=title)
-    with tempfile.TemporaryDirectory(prefix="musegen-page-") as folder:
-        pages = engrave(document, Path(folder) / "sheet.svg", max_pages=bounds.pages + 1)
-        sound = Path(folder) / "sound.mp3"
-        render_audio(score, sound, sample_rate=_MP3_RATE, max_seconds=bounds.sound_seconds)
-        return {
-            "musicxml": document,
-            "pages": [page.read_bytes() for page in pages[: bounds.pages]],
-            "more": len(pages) > bounds.pages,
-            "sound": sound.read_bytes(),
-        }
+    pages = engrave(document, Path(folder) / "sheet.svg", max_pages=bounds.pages + 1)
+    sound = Path(folder) / "sound.mp3"
+    render_audio(score, sound, sample_rate=_MP3_RATE, max_seconds=bounds.sound_seconds)
+    return {
+        "musicxml": document,
+        "pages": [page.read_bytes() for page in pages[: bounds.pages]],
+        "more": len(pages) > bounds.pages,
+        "sound": sound.read_bytes(),
+    }

@@ -53,18 +53,20 @@ class Served:
         page: The `gradio.Blocks`.
         studio: What it works with.
         folder: Where uploads lie.
+        before: Where gradio's files lay before, if that was set.
     """
 
     url: str
     page: Any
     studio: Studio
     folder: Path
+    before: str | None = None
 
     def close(self) -> None:
         """End the server and its workers, and remove all uploads."""
         self.page.close(verbose=False)
         self.studio.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _tidy(self.folder, self.before)
 
 
 def serve(studio: Studio, *, host: str = "127.0.0.1", port: int | None = None, block: bool = True) -> Served:
@@ -88,7 +90,7 @@ def serve(studio: Studio, *, host: str = "127.0.0.1", port: int | None = None, b
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"the page cannot be served on {host}: {error}") from None
-        served = Served(url, page, studio, folder)
+        served = Served(url, page, studio, folder, before)
         if block:
             print(f"musegen: the page is on {url} (Ctrl+C ends it)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
@@ -97,11 +99,16 @@ def serve(studio: Studio, *, host: str = "127.0.0.1", port: int | None = None, b
     finally:
         if block or served is None:
             served.close() if served else studio.close()
-            shutil.rmtree(folder, ignore_errors=True)
-            if before is None:
-                os.environ.pop("GRADIO_TEMP_DIR", None)
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+            _tidy(folder, before)
+
+
+def _tidy(folder: Path, before: str | None) -> None:
+    """Remove the uploads, and let gradio have its folder back."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.environ.get("GRADIO_TEMP_DIR") == str(folder):
+        del os.environ["GRADIO_TEMP_DIR"]
+        if before is not None:
+            os.environ["GRADIO_TEMP_DIR"] = before
 
 
 def _guards(studio: Studio, folder: Path) -> list:
