@@ -25,12 +25,10 @@ REMOTE_PIPELINE = "pipeline_symbolic_music.SymbolicMusicPipeline"
 METRIC_NAME = "music_bleu"
 _APP = '''"""The page of musegen as a Space."""
 
-from musegen.app import build_app
-
-page = build_app()
+from musegen.app import launch_app
 
 if __name__ == "__main__":
-    page.launch()
+    launch_app(host="0.0.0.0", port=7860)
 '''
 
 
@@ -141,7 +139,7 @@ def _space_card(name: str, models: list[str]) -> str:
         "model, a key, a metre and instruments, or give it the opening of a piece of your own as MIDI or MusicXML, "
         f"and it writes on. You get sheet music, a piano roll, sound, MIDI and MusicXML. {held}\n\nThe package lies "
         "beside `app.py`; `requirements.txt` names the public libraries that it needs. Licence: Apache-2.0; of the "
-        "models, what their cards say.\n"
+        "models, what their cards say (those that ship with musegen: CC BY-NC-SA 4.0).\n"
     )
 
 

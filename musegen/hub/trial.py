@@ -81,16 +81,23 @@ def try_metric(folder: str, full: bool) -> dict:
 
 
 def try_app(folder: str, full: bool) -> dict:
-    """The page is built from the code in the folder, which no installed musegen may stand in for."""
+    """The page is served by the code in the folder, which no installed musegen may stand in for."""
     import runpy
+    import urllib.request
 
     sys.path.insert(0, folder)
-    page = runpy.run_path(str(Path(folder) / "app.py"), run_name="app")["page"]
+    launch = runpy.run_path(str(Path(folder) / "app.py"), run_name="app")["launch_app"]
     import musegen
 
     if not Path(musegen.__file__).is_relative_to(Path(folder)):
         raise SystemExit(f"the page took musegen from {musegen.__file__}")
-    return {"page": type(page).__name__}
+    served = launch(block=False)
+    try:
+        with urllib.request.urlopen(served.url, timeout=60) as answer:
+            page = len(answer.read())
+    finally:
+        served.close()
+    return {"page": page}
 
 
 def main() -> None:
