@@ -8,6 +8,7 @@ last line of the output is JSON: what was made. Any failure is a traceback and a
 
 import importlib.abc
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -108,6 +109,8 @@ def main() -> None:
         sys.meta_path.insert(0, Hide())
     tries = {"model": try_model, "dataset": try_dataset, "metric": try_metric, "app": try_app}
     print(json.dumps(tries[kind](folder, manner == "with")), flush=True)
+    # Threads of pyarrow that have read a stream may abort Python while it closes; all that was to be told is told.
+    os._exit(0)
 
 
 if __name__ == "__main__":
