@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 # Module of transformers, and the one of this package that adds to it.
 _ADDITIONS = {
-    "transformers.models.auto.modeling_auto": "musegen.models",
+    "transformers.models.auto.modeling_auto": "musegen.auto_classes",
     "transformers.models.auto.tokenization_auto": "musegen.tokenizer",
     "transformers.pipelines": "musegen.pipeline",
 }

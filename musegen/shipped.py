@@ -9,8 +9,10 @@ transformers.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,12 @@ def shipped_folder(name: Any) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-def knows_shipped(load: Callable) -> Callable:
+def knows_shipped(load: Callable, rescue: str = "") -> Callable:
     """A function, or a method of a class, whose argument `model` or first argument may be such a name.
 
     Args:
         load: `from_pretrained` of an Auto class, as a plain function of the class, or `transformers.pipeline`.
+        rescue: A module that makes more architectures known, imported if it meets one that it does not know.
     """
     if hasattr(load, _KNOWS):
         return load
@@ -48,16 +51,28 @@ def knows_shipped(load: Callable) -> Callable:
             if name in kwargs:
                 kwargs[name] = _located(kwargs[name])
         # The class or the task comes first, the name second.
-        return load(*args[:1], *(_located(value) for value in args[1:2]), *args[2:], **kwargs)
+        args = (*args[:1], *(_located(value) for value in args[1:2]), *args[2:])
+        try:
+            return load(*args, **kwargs)
+        except ValueError:
+            if not rescue or rescue in sys.modules:
+                raise
+            importlib.import_module(rescue)
+            return load(*args, **kwargs)
 
     setattr(loading, _KNOWS, True)
     return loading
 
 
-def teach(*classes: type) -> None:
-    """Make `from_pretrained` of Auto classes know the names. Calling it again changes nothing."""
+def teach(*classes: type, rescue: str = "") -> None:
+    """Make `from_pretrained` of Auto classes know the names. Calling it again changes nothing.
+
+    Args:
+        classes: The Auto classes.
+        rescue: See `knows_shipped`.
+    """
     for auto in classes:
-        auto.from_pretrained = classmethod(knows_shipped(auto.from_pretrained.__func__))
+        auto.from_pretrained = classmethod(knows_shipped(auto.from_pretrained.__func__, rescue))
 
 
 def _located(value: Any) -> Any:
