@@ -210,8 +210,8 @@ def judge_against(
     """Give samples and likelihoods to the judgement, with the pieces of a corpus to judge by."""
     return judge(
         groups,
-        train=_pieces(splits["train"]),
-        held_out=_pieces(splits["test"]),
+        train=corpus_pieces(splits["train"]),
+        held_out=corpus_pieces(splits["test"]),
         out_dir=out,
         title=title,
         likelihoods=likelihoods,
@@ -262,7 +262,8 @@ def _refused(label: str, read: int, refused: list[ScoreError]) -> str:
     return f"{of} could not be read and are not judged: {named}{more}."
 
 
-def _pieces(rows) -> list[Piece]:
+def corpus_pieces(rows) -> list[Piece]:
+    """The pieces of a split, as the judgement takes them."""
     return [Piece(name, row["work"], score) for row, (name, score) in zip(rows, corpus_scores(rows))]
 
 

@@ -2,7 +2,7 @@
 
 Weights stay in float32, as transformers would compute in the type that they are saved in, and halves are slow on CPUs.
 What training has for itself (checkpoints, curves) stays behind, but for `training.json`: each stage's settings and
-validation figures.
+validation figures. The LSTM's code is that of the package; `musegen publish` puts it beside the weights.
 """
 
 import argparse
@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from musegen.composing import load_model
-from musegen.models import save_with_code
 
 LIMIT = 25 * 1024**2  # bytes of a shipped folder
 STAGE = ("best_step", "bits_per_note", "history", "config")
@@ -33,7 +32,7 @@ def main() -> None:
     model.generation_config.update(**settings, **({} if longest is None else {"max_length": longest}))
     aside = told.out.with_name(told.out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
-    save_with_code(model, aside)
+    model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     (aside / "training.json").write_text(json.dumps(stages(told.trained), indent=1) + "\n", encoding="utf-8")
     for path in aside.iterdir():

@@ -111,8 +111,11 @@ def test_nothing_that_can_run_code_is_loaded():
                 trusted = "workers" in path.parts and node.value.id == "pickle"  # pipes to its own children
                 assert trusted or node.attr not in banned.get(node.value.id, ()), f"{path}:{node.lineno}"
             if isinstance(node, ast.keyword) and node.arg in ("shell", "trust_remote_code", "allow_pickle"):
-                value = getattr(node.value, "value", None)
-                assert value is not True, f"{path}:{node.value.lineno}"
+                # What a caller said may be handed on under its own name. One file runs code as a stranger to it
+                # would: that which publishing has just put into a folder.
+                handed_on = isinstance(node.value, ast.Name) and node.value.id == node.arg
+                trial = path == PACKAGE / "hub" / "trial.py" and node.arg == "trust_remote_code"
+                assert handed_on or trial or getattr(node.value, "value", None) is False, f"{path}:{node.value.lineno}"
 
 
 def test_modules_are_of_a_readable_size():

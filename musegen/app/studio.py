@@ -241,6 +241,7 @@ class Studio:
 
     def close(self) -> None:
         """End the worker processes."""
+        self.yardstick.close()
         self.hands.close()
 
 

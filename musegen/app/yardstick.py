@@ -19,6 +19,7 @@ import symusic
 from musegen import notewise
 from musegen.demo import SOURCE
 from musegen.errors import ConfigError, CorpusError
+from musegen.evaluation import corpus_pieces
 from musegen.judging import bleu
 from musegen.judging.bands import Band, RealMusic
 from musegen.judging.material import ENOUGH_WORKS, EXCERPTS_A_PIECE, MAX_EXCERPTS, Yardstick, excerpts, stand_ins
@@ -103,6 +104,10 @@ class RealYardstick:
             length, found.values[BLEU], bands[BLEU], found.transposed, bands[SPAN], self.against, works
         )  # fmt: skip
 
+    def close(self) -> None:
+        """Begin no further measurement."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def _measured(self, length: int) -> Future:
         with self._lock:
             old = self._made.get(length)
@@ -127,15 +132,12 @@ class RealYardstick:
 
     def _read(self) -> tuple[list[Piece], list[Piece]]:
         if self._pieces is None:
-            from musegen.corpus import corpus_scores, load_corpus
+            from musegen.corpus import load_corpus
 
             splits = load_corpus(self._corpus or own_corpus())
             if "test" not in splits:
                 raise CorpusError(f"{self.against}: no test split; a corpus of three works or more has one")
-            self._pieces = tuple(
-                [Piece(name, row["work"], score) for row, (name, score) in zip(rows, corpus_scores(rows))]
-                for rows in (splits["train"], splits["test"])
-            )
+            self._pieces = corpus_pieces(splits["train"]), corpus_pieces(splits["test"])
         return self._pieces
 
 

@@ -31,9 +31,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "app": (
         *_SPACE, "musegen/*.py", "musegen/*.html", "musegen/*.css", "musegen/*.js", "musegen/*.svg", "musegen/*.png",
         "musegen/*.md", "musegen/*.woff2", "musegen/metrics/music_bleu/requirements.txt",
-        *(f"musegen/checkpoints/*/{name}" for name in
-          ("*.json", "model.safetensors", "README.md", "configuration_music_lstm.py", "layers_music_lstm.py",
-           "modeling_music_lstm.py", "pipeline_symbolic_music.py")),
+        *(f"musegen/checkpoints/*/{name}" for name in ("*.json", "model.safetensors", "LICENSE")),
     ),
 }  # fmt: skip
 _SECRETS = {

@@ -57,6 +57,8 @@ def stage_model(source: str | Path, folder: Path, *, repo_id: str, card: Path | 
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shutil.copyfile(Path(__file__).with_name("pipeline_symbolic_music.py"), folder / "pipeline_symbolic_music.py")
+    if (place / "LICENSE").is_file():
+        shutil.copyfile(place / "LICENSE", folder / "LICENSE")
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["custom_pipelines"] = {REMOTE_TASK: {"impl": REMOTE_PIPELINE, "pt": ["AutoModelForCausalLM"]}}

@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 
 HIDDEN = ("musegen", "miditok", "symusic")
-# The code in the folder is musegen's own: staging put it there a moment ago.
-TRUSTED = True
 BARS, SEEDS, MAX_TOKENS = 4, 4, 1024
 
 
@@ -36,7 +34,8 @@ def try_model(folder: str, full: bool) -> dict:
 
         composer = pipeline("music-generation", model=folder)
     else:
-        composer = pipeline(model=folder, trust_remote_code=TRUSTED)
+        # The code in the folder is musegen's own: staging put it there a moment ago.
+        composer = pipeline(model=folder, trust_remote_code=True)
     for seed in range(SEEDS):
         piece = composer(bars=BARS, seed=seed, max_tokens=MAX_TOKENS)
         notes = sum(len(track.notes) for track in piece["score"].tracks) if full else len(piece["notes"])

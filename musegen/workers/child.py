@@ -1,4 +1,9 @@
-"""The inside of a worker process: one task a message, within limits that the kernel enforces."""
+"""The inside of a worker process: one task a message, within limits that the kernel enforces.
+
+What a worker is sent is unpickled without restraint, over a socket that only its parent holds: the parent names the
+code that the worker runs, so a restrained reader would keep nothing from it. What a file says is bytes in a task, and
+no pickle. The other way is guarded: a worker may have been taken over by a file (`protocol.read_reply`).
+"""
 
 import contextlib
 import errno
@@ -23,6 +28,7 @@ from musegen.workers.protocol import (
     WorkerLimits,
     beyond,
     describe,
+    read_reply,
 )
 
 try:
@@ -97,7 +103,7 @@ def _pickled_error(error: BaseException, limits: WorkerLimits) -> bytes:
     if isinstance(error, MusegenError):
         with contextlib.suppress(Exception):  # an error that its pickle cannot rebuild is told in words
             data = pickle.dumps(error)
-            pickle.loads(data)  # noqa: S301 - written in the line above
+            read_reply(data)  # as the parent will
             return data
     return pickle.dumps(WorkerError("error", describe(error)))
 
@@ -107,7 +113,7 @@ def _perform(function: Callable, message: bytes, fence: _Fence) -> tuple[int, fl
     began = time.perf_counter()
     fence.close()
     try:
-        value = function(pickle.loads(message))  # noqa: S301 - from the parent
+        value = function(pickle.loads(message))  # noqa: S301 - the parent's, see above
         try:
             kind, data = VALUE, pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
         except Exception as error:
@@ -164,9 +170,9 @@ def serve():
         for part in parts:
             connection.sendall(part)
 
-    limits, setup = pickle.loads(receive())  # noqa: S301 - from the parent
+    limits, setup = pickle.loads(receive())  # noqa: S301 - the parent's, see above
     try:
-        function, initializer = pickle.loads(setup)  # noqa: S301 - from the parent
+        function, initializer = pickle.loads(setup)  # noqa: S301 - the parent's, see above
         if initializer is not None:
             initializer()
     except BaseException as error:
