@@ -22,6 +22,7 @@ PROGRAM = """
 import sys
 {imports}
 import musegen.shipped
+from pathlib import Path
 musegen.shipped.CHECKPOINTS = Path(sys.argv[1])
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 assert AutoConfig.from_pretrained("little").vocab_size == len(AutoTokenizer.from_pretrained("little"))
