@@ -211,9 +211,13 @@ def train(
 
 Model = Annotated[str, typer.Argument(help="A folder, a shipped name, or a Hub name.")]
 Num = Annotated[int, typer.Option(help="Pieces.")]
-Temperature = Annotated[float, typer.Option(help="Above 1 bolder, below 1 safer.")]
-TopP = Annotated[float, typer.Option(help="Draw from the likeliest ids of this probability.")]
-Composer = Annotated[str | None, typer.Option(help="Whose style.")]
+Temperature = Annotated[float | None, typer.Option(help="Above 1 bolder, below 1 safer; by default the model's own.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Draw from the likeliest ids of this probability; by default the model's own.")
+]
+Composer = Annotated[
+    str | None, typer.Option(help="Whose style; by default the one that the model was tuned to, 'any' for none.")
+]
 Key = Annotated[str | None, typer.Option(help="Such as 'D major', 'f# minor', 'Bb'.")]
 Instruments = Annotated[str | None, typer.Option(help="Such as piano, 'string quartet', 'flute, harp'.")]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Engrave sheet music.")]
@@ -233,10 +237,10 @@ def generate(
     time_signature: Annotated[str | None, typer.Option(help="Such as 3/4.")] = None,
     tempo: Annotated[float | None, typer.Option(help="Quarter notes a minute.")] = None,
     instruments: Instruments = None,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.97,
-    top_k: Annotated[int, typer.Option(help="Draw from so many ids at the most; 0 for all.")] = 0,
-    min_p: Annotated[float, typer.Option(help="Least probability, as a share of the likeliest id's.")] = 0.0,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many ids at the most; 0 for all.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Least probability, as a share of the likeliest id's.")] = None,
     repetition: Annotated[float, typer.Option(help="Nats against endless loops of bars; 0 for none.")] = 0.0,
     seed: Seed = 0,
     out: Out = Path("music"),
@@ -272,8 +276,8 @@ def infill(
     score: Annotated[Path, typer.Argument(help="The piece.")],
     bars: Annotated[str, typer.Option(help="Bars to write anew, such as 5-8.")],
     num: Num = 1,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.97,
+    temperature: Temperature = None,
+    top_p: TopP = None,
     seed: Seed = 0,
     out: Out = Path("music"),
     sheet: Sheet = False,
@@ -304,8 +308,8 @@ def vary(
     num: Num = 1,
     instruments: Instruments = None,
     composer: Composer = None,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.97,
+    temperature: Temperature = None,
+    top_p: TopP = None,
     seed: Seed = 0,
     out: Out = Path("music"),
     sheet: Sheet = False,

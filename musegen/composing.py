@@ -135,7 +135,7 @@ def compose(
     Raises:
         RequestError: For a request that cannot be met; says what is allowed.
     """
-    wishes = wishes or Wishes()
+    wishes = (wishes or Wishes()).filled(model, tokenizer)
     request = _Request(tokenizer, prompts, bars, prompt_bars, wishes)
     written = sample_pieces(
         model, request.grammar, request.ids, request.budgets, options, keys=keys,
@@ -162,7 +162,7 @@ def compose_bars(
         stop: Set it, or close the iterator, to end the work at the next id.
         finish: Called at the end, stopped or not, with the pieces as far as they have come.
     """
-    wishes = wishes or Wishes()
+    wishes = (wishes or Wishes()).filled(model, tokenizer)
     request = _Request(tokenizer, prompts, bars, prompt_bars, wishes)
     work = Generation(model, request.grammar, request.ids, request.budgets, options, layout=StreamLayout(tokenizer))
     try:
@@ -265,7 +265,7 @@ def infill(
     metres = {(int(n), int(d)) for n, d in zip(grid.numerators[start:end], grid.denominators[start:end])}
     if len(metres) > 1:
         raise RequestError(f"bars {first_bar} to {last_bar}: the metre changes among them; write them in two steps")
-    wishes = wishes or Wishes()
+    wishes = (wishes or Wishes()).filled(model, tokenizer)
     header = wishes.header(tokenizer, controls_of(score))
     head = tokenizer.header_ids(header)
     grammar = Grammar(tokenizer, header.programs or None, steady_metre=True, metre=metres.pop())
@@ -341,7 +341,7 @@ def vary(
     """
     from musegen.instruments import parse_instruments, program_name
 
-    wishes = wishes or Wishes()
+    wishes = (wishes or Wishes()).filled(model, tokenizer)
     score = _canonical(score, None)
     present = {int(p) for p in g.note_array(score)["program"]}
     kept = set(parse_instruments(keep)) & present

@@ -49,7 +49,7 @@ class SampleOptions:
     Args:
         num: Pieces.
         bars: Of each.
-        temperature: See `SamplingOptions`.
+        temperature: See `SamplingOptions`; by default each model's own, as in the next.
         top_p: See `SamplingOptions`.
         seed: Of the first batch; the next takes the next seed.
         max_tokens: Of each; a model that has lost its way fills bars without end.
@@ -57,8 +57,8 @@ class SampleOptions:
 
     num: int = 8
     bars: int = 32
-    temperature: float = 1.0
-    top_p: float = 0.97
+    temperature: float | None = None
+    top_p: float | None = None
     seed: int = 0
     max_tokens: int = 8192
 
@@ -287,7 +287,9 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
 
 def _signature(model, options: SampleOptions) -> str:
     """By which samples are known to be of these very weights and options."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(options), sort_keys=True).encode())
+    drawn = dataclasses.asdict(SamplingOptions(options.temperature, options.top_p).filled(model))
+    told = [dataclasses.asdict(options), drawn, getattr(model.config, "task_specific_params", None)]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode())
         digest.update(parameter.detach().float().cpu().numpy().tobytes())

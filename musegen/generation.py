@@ -73,7 +73,7 @@ class Generation:
         grammar: Of its tokenizer.
         prompts: Ids of each piece so far, BOS first; more than BOS is kept as it is and ends with a whole bar.
         bars: Whole length of each piece in bars, prompt included; None lets the model end it.
-        options: `SamplingOptions()` by default.
+        options: `SamplingOptions()` by default; what it leaves open is the model's, then the package's.
         keys: Names of each piece's randomness; by default the seed and the piece's number.
         states: Of the grammar after each prompt, where reading the prompt does not tell, as in a gap.
         layout: Of the tokenizer, by which windows are opened; without it they begin with what is before the first
@@ -100,7 +100,7 @@ class Generation:
         rows: int = ROWS,
         dtype: torch.dtype = torch.float32,
     ):
-        self.options = options or SamplingOptions()
+        self.options = (options or SamplingOptions()).filled(model)
         keys = [(self.options.seed, i) for i in range(len(prompts))] if keys is None else keys
         if not len(prompts) == len(bars) == len(keys):
             raise RequestError(f"{len(prompts)} prompts, {len(bars)} bar budgets and {len(keys)} keys: one each")

@@ -60,6 +60,9 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             self.config = SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
+            drawing = Path(folder) / "generation_config.json"
+            told = json.loads(drawing.read_text(encoding="utf-8")) if drawing.is_file() else {}
+            self.generation_config = SimpleNamespace(**told)
         except Exception as error:  # onnxruntime has an exception for each kind of damage
             raise ModelError(f"{folder}: cannot be read as an export: {' '.join(str(error).split())[:200]}") from error
         self.config.max_position_embeddings = getattr(self.config, "n_positions", None)

@@ -20,9 +20,8 @@ from musegen.errors import RequestError
 from musegen.sampling import SamplingOptions
 from musegen.scores import canonical_score, load_score, parse_midi
 from musegen.shipped import knows_shipped
-from musegen.wishes import Wishes
+from musegen.wishes import TASK, Wishes
 
-TASK = "music-generation"
 MAX_SEQUENCES = 256  # pieces a request
 
 

@@ -24,46 +24,67 @@ from musegen.repetition import BarLoops
 # Rounding moves a logit by about 2e-6 of the largest one. Two ids closer than this are told apart by a computation in
 # which the batch has no part.
 TOLERANCE = 2e-5
+# Where neither a person nor the model says anything.
+DEFAULTS = {"temperature": 1.0, "top_p": 0.97, "top_k": 0, "min_p": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
     """How ids are drawn.
 
+    None leaves it to the model (`generation_config.json`), and where that says nothing to `DEFAULTS`.
+
     Args:
         temperature: Above 1 bolder, below 1 safer; 0 always takes the likeliest.
         top_p: Draw from the likeliest ids that together have this probability.
-        top_k: Draw from so many ids at the most; 0 for all.
+        top_k: Draw from so many ids at the most; 0 for all, as anywhere without a model's word.
         seed: The same seed gives the same music, whatever else is in the batch.
         max_tokens: New ids a piece at the most, whatever the bar budget.
-        min_p: Draw from ids at least so likely, as a share of the likeliest; 0 for all.
+        min_p: Draw from ids at least so likely, as a share of the likeliest; 0 for all, as anywhere without a
+            model's word.
         repetition: Nats taken from each id that goes on with a loop of bars beyond what music does
             (`musegen.repetition`); 0 for none. Notes, motifs and returns of earlier bars are never punished.
     """
 
-    temperature: float = 1.0
-    top_p: float = 0.97
-    top_k: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
     seed: int = 0
     max_tokens: int = 16_384
-    min_p: float = 0.0
+    min_p: float | None = None
     repetition: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.temperature <= 5:
+        if not (self.temperature is None or 0 <= self.temperature <= 5):
             raise RequestError(f"temperature: between 0 and 5, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
+        if not (self.top_p is None or 0 < self.top_p <= 1):
             raise RequestError(f"top_p: above 0 and at most 1, not {self.top_p}")
-        if self.top_k < 0:
+        if not (self.top_k is None or self.top_k >= 0):
             raise RequestError(f"top_k: 0 or more, not {self.top_k}")
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens: 1 or more, not {self.max_tokens}")
-        if not 0 <= self.min_p <= 1:
+        if not (self.min_p is None or 0 <= self.min_p <= 1):
             raise RequestError(f"min_p: between 0 and 1, not {self.min_p}")
         if not 0 <= self.repetition <= 20:
             raise RequestError(f"repetition: between 0 and 20, not {self.repetition}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise RequestError(f"seed: a whole number from 0 to 2**63 - 1, not {self.seed!r}")
+
+    def filled(self, model=None) -> SamplingOptions:
+        """The same with a number in place of each None.
+
+        Args:
+            model: Whose `generation_config` is asked first.
+
+        Raises:
+            RequestError: If the model's own settings are out of range.
+        """
+        missing = [name for name in DEFAULTS if getattr(self, name) is None]
+        if not missing:
+            return self
+        own = getattr(model, "generation_config", None)
+        told = {name: getattr(own, name, None) for name in missing}
+        return dataclasses.replace(self, **{n: DEFAULTS[n] if v is None else v for n, v in told.items()})
 
 
 class Row:
@@ -156,7 +177,7 @@ def draw(
         reference: Gives the logits of one row once more, computed so that no other row counts, for draws that
             rounding could decide; None to let it.
     """
-    noise = None
+    options, noise = options.filled(), None
     if options.temperature:
         noise = [row.noise(logits.shape[1]) for row in rows]
         noise = np.stack(noise) if len(rows) > 1 else noise[0][None]  # (rows, vocabulary)

@@ -32,12 +32,14 @@ from musegen.training_config import TrainingConfig, learning_rate_at, resolve_pr
 from musegen.training_data import (
     Pieces,
     ScoredPiece,
+    composers_of,
     gather_positions,
     load_training_data,
     make_stream,
     position_of,
     run_signature,
 )
+from musegen.wishes import TASK
 
 HISTORY_FILE = "history.jsonl"
 DONE_FILE = "training.json"
@@ -372,4 +374,7 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
     data = load_training_data(config, tokenizer, progress=progress)
     torch.manual_seed(config.seed)
     model = starting_model(config, tokenizer)
+    if len(found := composers_of(config, tokenizer)) == 1:
+        # Asked for nothing, it then writes as the composer that it was tuned to.
+        model.config.task_specific_params = {TASK: {"composer": found[0]}}
     return Trainer(model, tokenizer, data.train, data.validation, config, progress=progress).run()

@@ -95,14 +95,18 @@ def load_training_data(config: TrainingConfig, tokenizer: MusicTokenizer, *, pro
 
 
 def _choose(config: TrainingConfig) -> Callable[[TrainingPiece], bool]:
-    """Whether a piece is by one of the composers of a run: whoever has all words of one of its names."""
-    names = [set(composer_slug(name).split("-")) for name in config.composers]
+    """Whether a piece is by one of the composers of a run."""
+    return lambda piece: not config.composers or _is_named(piece.controls.composer, config)
 
-    def chosen(piece: TrainingPiece) -> bool:
-        words = set((piece.controls.composer or "").split("-"))
-        return not names or any(name <= words for name in names)
 
-    return chosen
+def composers_of(config: TrainingConfig, tokenizer: MusicTokenizer) -> list[str]:
+    """Composers of a tokenizer whom a run names: those who have all words of one of its names. Empty for all."""
+    return [slug for slug in tokenizer.composers if config.composers and _is_named(slug, config)]
+
+
+def _is_named(slug: str | None, config: TrainingConfig) -> bool:
+    words = set((slug or "").split("-"))
+    return any(set(composer_slug(name).split("-")) <= words for name in config.composers)
 
 
 def _some(pieces: ShardedPieces, most: int, progress: bool) -> Iterable[tuple[TrainingPiece, int]]:

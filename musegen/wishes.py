@@ -18,6 +18,8 @@ from musegen.errors import RequestError
 from musegen.instruments import parse_instruments
 from musegen.tokenizer import MusicTokenizer
 
+ANY = "any"  # a composer that is left to the model, whatever its own wishes say
+TASK = "music-generation"
 MAX_BARS = 2000  # in one piece; an hour of music in a quick metre
 _TEMPO_RANGE = (20.0, 300.0)  # quarter notes a minute
 
@@ -27,7 +29,8 @@ class Wishes:
     """What a piece is asked to be; None leaves it to the model.
 
     Args:
-        composer: A name, or a part of one that is unique among those that the model knows.
+        composer: A name, or a part of one that is unique among those that the model knows; by default the one that
+            the model was tuned to, `any` for none.
         key: Such as `D major`, `F# minor`, `Bb`, `e`.
         time_signature: Such as `3/4`; of the first bar, and of all bars where `steady_metre` is set.
         tempo: Quarter notes a minute, from 20 to 300.
@@ -78,6 +81,23 @@ class Wishes:
         """Pitch class of the tonic, and whether the key is minor."""
         return None if self.key is None else c.parse_key(self.key)
 
+    @property
+    def names_composer(self) -> bool:
+        """Whether a composer is asked for."""
+        return self.composer is not None and self.composer.strip().lower() != ANY
+
+    def filled(self, model, tokenizer: MusicTokenizer) -> Wishes:
+        """The same with what the model wishes by itself where a person says nothing: its composer.
+
+        Args:
+            model: Whose `config.task_specific_params["music-generation"]` may name a composer.
+            tokenizer: Its tokenizer; a composer that it does not know is passed over.
+        """
+        own = (getattr(model.config, "task_specific_params", None) or {}).get(TASK, {}).get("composer")
+        if self.composer is not None or own not in tokenizer.composers:
+            return self
+        return dataclasses.replace(self, composer=own)
+
     def header(self, tokenizer: MusicTokenizer, of_prompt: c.Controls | None = None) -> c.Controls:
         """The header: what is wished, else what the prompt says of itself.
 
@@ -89,12 +109,12 @@ class Wishes:
             RequestError: If the model has no tokens for a wish.
         """
         given = of_prompt or c.Controls()
-        told = {"composer": self.composer, "key": self.key}
+        told = {"composer": self.composer if self.names_composer else None, "key": self.key}
         if not tokenizer.has_controls and any(value is not None for value in told.values()):
             names = " and ".join(name for name, value in told.items() if value is not None)
             raise RequestError(f"{names}: this model was made without control tokens and cannot be told")
         composer = given.composer
-        if self.composer is not None:
+        if self.names_composer:
             composer = c.find_composer(self.composer, tokenizer.composers)
         programs = given.programs
         if self.programs is not None:

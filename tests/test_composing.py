@@ -51,6 +51,25 @@ def test_wishes_are_obeyed(lstm, tokenizer):
             assert len(bars) == 3
 
 
+def test_a_model_tuned_to_a_composer_writes_as_him_unless_told_otherwise(scores):
+    tokenizer = train_tokenizer([scores["k545"]], 1100, composers=["Mozart", "Haydn"], progress=False)
+    torch.manual_seed(1)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model = build_model("lstm-tiny", vocab_size=len(tokenizer), n_positions=128, hidden_size=16, **ids).eval()
+
+    def header(**wishes):
+        piece = compose(model, tokenizer, bars=1, wishes=Wishes(**wishes), options=OPTIONS)[0]
+        return tokenizer.controls_in(piece.input_ids[1:2])  # what stands first, before the model says anything
+
+    assert header(instruments="violin").composer is None
+    model.config.task_specific_params = {"music-generation": {"composer": "mozart"}}
+    assert header(instruments="violin").composer == "mozart"
+    assert header(instruments="violin", composer="Haydn").composer == "haydn"
+    assert header(instruments="violin", composer="Any").composer is None
+    model.config.task_specific_params = {"music-generation": {"composer": "salieri"}}
+    assert header(instruments="violin").composer is None
+
+
 @pytest.mark.parametrize(
     ("wish", "message"),
     [

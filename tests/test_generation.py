@@ -285,6 +285,25 @@ def test_weights_read_alone_write_what_the_model_writes(models, grammar, tokeniz
     assert sample(alone, grammar, prompt, [None], options) == sample(models["gpt"], grammar, prompt, [None], options)
 
 
+def test_what_is_left_open_is_the_models_own_then_the_packages(models, grammar, tokenizer, tmp_path):
+    """As in `generate()`, `generation_config.json` says how a model is sampled, and a person may say otherwise."""
+    model = copy.deepcopy(models["gpt"])
+    model.generation_config.update(do_sample=True, temperature=0.4, top_k=5)
+    model.save_pretrained(tmp_path)
+    prompt = [[tokenizer.bos_token_id]]
+
+    def written(model, **settings):
+        return sample(model, grammar, prompt, [None], SamplingOptions(seed=6, max_tokens=80, **settings))
+
+    told = written(models["gpt"], temperature=0.4, top_k=5, top_p=0.97, min_p=0.0)
+    for own in (model, Gpt2Weights.read(tmp_path)):
+        assert written(own) == told
+        assert written(own, temperature=1.0, top_k=0) == written(models["gpt"]) != told
+    model.generation_config.temperature = 7.0
+    with pytest.raises(RequestError, match="temperature: between 0 and 5"):
+        written(model)
+
+
 @pytest.mark.parametrize("damage", ["weight", "activation", "config", "kind"])
 def test_weights_that_are_not_plain_are_left_to_the_full_loader(models, tmp_path, damage):
     import json

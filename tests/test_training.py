@@ -22,11 +22,14 @@ from musegen.blocks import ShardedPieces
 from musegen.corpus import build_corpus, load_corpus
 from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.models import load_causal_lm
+from musegen.scores import load_score
 from musegen.starting import starting_model
 from musegen.tokenizer import load_tokenizer
+from musegen.tokenizer_training import train_tokenizer
 from musegen.training import Trainer, make_accelerator, packed_mask, train_from_config
 from musegen.training_config import TrainingConfig, learning_rate_at
 from musegen.training_data import load_training_data
+from musegen.wishes import Wishes
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"n_layer": 1, "n_embd": 32, "n_head": 2, "dropout": 0.0}
@@ -186,6 +189,22 @@ def test_composers_choose_pieces_of_both_splits(ground, tmp_path, tokenizer):
         load_training_data(config_of(ground, tmp_path / "a", composers=["Salieri"]), tokenizer, progress=False)
     with pytest.raises(ConfigError, match="with `composers` leave it out"):
         config_of(ground, tmp_path / "a", composers=["Salieri"], streaming=True)
+
+
+def test_tuned_to_one_composer_a_model_says_so(ground, tmp_path, movement_paths):
+    scores = [load_score(path, isolate=False).score for path in list(movement_paths.values())[:1]]
+    tokenizer = train_tokenizer(scores, 1100, composers=["W.A. Mozart", "Joseph Haydn"], progress=False)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    settings = {"tokenizer": str(tmp_path / "tokenizer"), "steps": 1}
+    config = config_of(ground, tmp_path / "all", **settings)
+    train_from_config(config, progress=False)
+    assert not getattr(load_causal_lm(config.out).config, "task_specific_params", None)
+    # A word that all names of him in this corpus have; the tokenizer knows one of them.
+    tuned = config_of(ground, tmp_path / "tuned", composers=["W"], model=config.out, model_settings={}, **settings)
+    train_from_config(tuned, progress=False)
+    model = load_causal_lm(tuned.out)
+    assert model.config.task_specific_params == {"music-generation": {"composer": "w-a-mozart"}}
+    assert Wishes().filled(model, tokenizer).composer == "w-a-mozart"
 
 
 def test_two_processes_with_muon_equal_one(ground, tmp_path):

@@ -10,11 +10,13 @@ from typing import Any
 from musegen.app.bounds import Bounds
 from musegen.errors import RequestError
 from musegen.sampling import SamplingOptions
+from musegen.wishes import ANY as NO_COMPOSER
 from musegen.wishes import Wishes
 
 NOTHING, ONWARD, REWRITE = "From nothing", "On from a piece", "Some bars anew"
 MODES = (NOTHING, ONWARD, REWRITE)
 ANY = "Any"
+OWN = "The model's own"  # composer
 KEYS = tuple(
     f"{tonic} {mode}"
     for mode, tonics in (
@@ -45,7 +47,7 @@ class Form:
         metre: Such as `3/4`.
         tempo: Quarter notes a minute.
         instruments: Names or an ensemble.
-        composer: Whose style.
+        composer: Whose style; None or `OWN` for the one that the model was tuned to.
         surprise: 0 to `MOST_SURPRISE`.
         seed: A whole number; None draws one.
         opening: Bars of the given piece that are kept and gone on from.
@@ -89,7 +91,7 @@ class Form:
             self.model,
             _whole(self.bars, "bars", 1, bounds.bars) if self.mode != REWRITE else last - first + 1,
             Wishes(
-                composer=_text(self.composer, "composer"),
+                composer=NO_COMPOSER if self.composer == ANY else _text(self.composer, "composer"),
                 key=_text(self.key, "key"),
                 time_signature=_text(self.metre, "metre"),
                 tempo=tempo,
@@ -150,7 +152,7 @@ def _whole(value: Any, name: str, low: int, high: int) -> int:
 
 
 def _text(value: Any, name: str) -> str | None:
-    if value in (None, "", ANY):
+    if value in (None, "", ANY, OWN):
         return None
     if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
         raise RequestError(f"{name}: a few words, at most {_LONGEST_TEXT} letters")

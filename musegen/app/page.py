@@ -13,7 +13,7 @@ from pathlib import Path
 
 from musegen.app import forms, views
 from musegen.app.bounds import Bounds
-from musegen.app.forms import ANY, MODES, NOTHING, ONWARD, REWRITE, Form
+from musegen.app.forms import ANY, MODES, NOTHING, ONWARD, OWN, REWRITE, Form
 from musegen.app.studio import Given, Studio
 from musegen.errors import ConfigError, MusegenError
 from musegen.scores import SUFFIXES
@@ -103,7 +103,7 @@ class _Asking:
         )  # fmt: skip
         with gr.Accordion("More", open=False):
             self.composer = gr.Dropdown(
-                [ANY, *studio.composers], value=ANY, label="Composer", visible=bool(studio.composers)
+                [OWN, ANY, *studio.composers], value=OWN, label="Composer", visible=bool(studio.composers)
             )
             with gr.Row():
                 self.tempo = gr.Number(

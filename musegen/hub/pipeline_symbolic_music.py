@@ -39,7 +39,8 @@ class StandalonePipeline(Pipeline):
     Options: `bars` (1 to 256), `key` ("D major"), `tempo` (quarter notes a minute), `time_signature` ("3/4"),
     `composer`, `instruments` (General MIDI programs from 0, -1 for drums), `temperature`, `top_p`, `seed`,
     `max_tokens`, `num_return_sequences`. Returns a dictionary, or a list of them, of `midi` (bytes), `notes` (onset,
-    duration, pitch, program), `input_ids` and `ended`.
+    duration, pitch, program), `input_ids` and `ended`. `temperature`, `top_p` and `composer` are the model's own by
+    default (`generation_config.json`, `task_specific_params`); `composer="any"` names none.
     """
 
     _load_tokenizer = True
@@ -48,7 +49,7 @@ class StandalonePipeline(Pipeline):
     _load_feature_extractor = False
     _OPTIONS = {
         "bars": 16, "key": None, "tempo": None, "time_signature": None, "composer": None, "instruments": (),
-        "temperature": 1.0, "top_p": 0.97, "seed": 0, "max_tokens": 8192, "num_return_sequences": 1,
+        "temperature": None, "top_p": None, "seed": 0, "max_tokens": 8192, "num_return_sequences": 1,
     }  # fmt: skip
 
     def __init__(self, *args, **kwargs):
@@ -73,6 +74,15 @@ class StandalonePipeline(Pipeline):
 
     def _forward(self, model_inputs, **kwargs):
         options = {**self._OPTIONS, **kwargs}
+        own = self.model.generation_config
+        for name, usual in (("temperature", 1.0), ("top_p", 0.97)):
+            if options[name] is None:
+                options[name] = usual if getattr(own, name, None) is None else getattr(own, name)
+        if options["composer"] is None:
+            told = getattr(self.model.config, "task_specific_params", None) or {}
+            options["composer"] = told.get("music-generation", {}).get("composer")
+        if options["composer"] == "any":
+            options["composer"] = None
         count, seed = options.pop("num_return_sequences"), options.pop("seed")
         if not 1 <= options["bars"] <= MAX_BARS:
             raise ValueError(f"bars: from 1 to {MAX_BARS}, not {options['bars']}")

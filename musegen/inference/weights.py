@@ -31,12 +31,16 @@ class Gpt2Weights:
     Args:
         config: Of the model.
         state: Its weights by name.
+        generation_config: Its own way of drawing ids; empty by default.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, config: SimpleNamespace, state: dict[str, torch.Tensor]):
+    def __init__(
+        self, config: SimpleNamespace, state: dict[str, torch.Tensor], generation_config: SimpleNamespace | None = None
+    ):
         self.config = config
+        self.generation_config = generation_config or SimpleNamespace()
 
         def module(name: str) -> SimpleNamespace:
             return SimpleNamespace(weight=state[f"{name}.weight"], bias=state.get(f"{name}.bias"))
@@ -81,7 +85,9 @@ class Gpt2Weights:
                 shapes["lm_head.weight"] = (config.vocab_size, config.n_embd)
             if {name: tuple(value.shape) for name, value in state.items()} != shapes:
                 return None
-            found = cls(config, state)
+            own = folder / "generation_config.json"
+            drawing = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+            found = cls(config, state, SimpleNamespace(**drawing))
             return found if Gpt2Stepper.fits(found) else None
         except Exception:  # whatever is wrong with the folder, loading it in full says it better
             return None
