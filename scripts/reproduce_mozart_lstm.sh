@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # Sums are added up in another order with more threads, and the weights come out otherwise.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 bash scripts/mozart/corpus.sh "$@"
-for part in lstm-1-pretrain lstm-2-tune; do
+for part in lstm-1-pretrain lstm-2-on lstm-3-tune; do
     musegen train "scripts/mozart/$part.yaml"
 done
 python scripts/ship_model.py runs/mozart/mozart-lstm --out runs/mozart/shipped/mozart-lstm

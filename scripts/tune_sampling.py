@@ -1,0 +1,65 @@
+"""How a model should be sampled, by the validation works: python scripts/tune_sampling.py MODEL --corpus CORPUS.
+
+For each temperature and top_p, pieces are written from nothing and judged against the validation split, as
+`musegen evaluate` does against the test split: how well a classifier tells them from real music (AUC, .5 is not at
+all), how far the figures are from those of real music, and what they share with the training works. The table is in
+order of the AUC; the report lies in --out. What is chosen goes into `generation_config.json` (`scripts/ship_model.py`).
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from musegen.composing import load_model
+from musegen.corpus import load_corpus
+from musegen.evaluation import SampleOptions, corpus_pieces, draw_samples
+from musegen.judging import judge
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("sampling"))
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.9, 0.95, 1.0, 1.05])
+    parser.add_argument("--top-p", type=float, nargs="+", default=[0.95, 0.97, 1.0])
+    parser.add_argument("--num", type=int, default=16)
+    parser.add_argument("--bars", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=100)
+    told = parser.parse_args()
+    splits = load_corpus(told.corpus)
+    model, tokenizer = load_model(told.model)
+    groups = {}
+    for temperature in told.temperature:
+        for top_p in told.top_p:
+            label = f"t{temperature:g}-p{top_p:g}"
+            options = SampleOptions(told.num, told.bars, temperature, top_p, told.seed)
+            groups[label] = draw_samples(model, tokenizer, label, told.out / "samples" / label, options)
+    results = judge(
+        groups,
+        train=corpus_pieces(splits["train"]),
+        held_out=corpus_pieces(splits["validation"]),
+        out_dir=told.out,
+        bars=told.bars,
+        seed=told.seed,
+        title=f"How should {Path(told.model).name} be sampled?",
+    )
+    found = sorted((results["groups"][label]["two_sample"]["auc"], label) for label in groups)
+    print("| sampling | AUC | distance | figures inside | similarity error, lags 4 to 32 | structureness, 5 to 16 bars "
+          "| customised BLEU | longest copied span |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
+    for auc, label in found:
+        group = results["groups"][label]
+        print(
+            f"| {label} | {auc:.2f} | {group['distance']['value']:.2f} | {group['inside']} of {group['judged']} | "
+            f"{group['similarity']['error_of_form']:.4f} | {group['metrics']['structureness_long']['mean']:.3f} | "
+            f"{group['bleu']['mean']:.2f} | {group['originality']['longest']} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
+    # pyarrow's threads, once a corpus was read, may abort a process that closes (docs/log.md).
+    sys.stdout.flush()
+    os._exit(0)
