@@ -27,6 +27,8 @@ from musegen import grid as g
 from musegen.errors import RequestError
 from musegen.tonality import estimate_key
 
+# The pipeline's; under it `task_specific_params` of a model's configuration names the composer that it was tuned to.
+TASK = "music-generation"
 CONTINUED, GAP = "CNT", "GAP"
 # Bars left, by the lowest number that a token stands for: exact up to 15, then in steps of about a fifth.
 LEFT_STEPS = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)

@@ -16,11 +16,12 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 import musegen.models  # noqa: F401  (makes the Auto classes know the LSTM, which `pipeline` loads by them)
 from musegen.composing import Composition, compose, load_model
+from musegen.controls import TASK
 from musegen.errors import RequestError
 from musegen.sampling import SamplingOptions
 from musegen.scores import canonical_score, load_score, parse_midi
 from musegen.shipped import knows_shipped
-from musegen.wishes import TASK, Wishes
+from musegen.wishes import Wishes
 
 MAX_SEQUENCES = 256  # pieces a request
 

@@ -22,6 +22,7 @@ import torch
 
 from musegen import checkpointing
 from musegen.blocks import ShardedPieces, position_ids
+from musegen.controls import TASK
 from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
@@ -39,7 +40,6 @@ from musegen.training_data import (
     position_of,
     run_signature,
 )
-from musegen.wishes import TASK
 
 HISTORY_FILE = "history.jsonl"
 DONE_FILE = "training.json"

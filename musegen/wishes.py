@@ -19,7 +19,6 @@ from musegen.instruments import parse_instruments
 from musegen.tokenizer import MusicTokenizer
 
 ANY = "any"  # a composer that is left to the model, whatever its own wishes say
-TASK = "music-generation"
 MAX_BARS = 2000  # in one piece; an hour of music in a quick metre
 _TEMPO_RANGE = (20.0, 300.0)  # quarter notes a minute
 
@@ -93,7 +92,7 @@ class Wishes:
             model: Whose `config.task_specific_params["music-generation"]` may name a composer.
             tokenizer: Its tokenizer; a composer that it does not know is passed over.
         """
-        own = (getattr(model.config, "task_specific_params", None) or {}).get(TASK, {}).get("composer")
+        own = (getattr(model.config, "task_specific_params", None) or {}).get(c.TASK, {}).get("composer")
         if self.composer is not None or own not in tokenizer.composers:
             return self
         return dataclasses.replace(self, composer=own)

@@ -3,7 +3,8 @@
 For each temperature and top_p, pieces are written from nothing and judged against the validation split, as
 `musegen evaluate` does against the test split: how well a classifier tells them from real music (AUC, .5 is not at
 all), how far the figures are from those of real music, and what they share with the training works. The table is in
-order of the AUC; the report lies in --out. What is chosen goes into `generation_config.json` (`scripts/ship_model.py`).
+order of the AUC; the report lies in --out. What is chosen goes into `generation_config.json`, by
+`scripts/ship_model.py`.
 """
 
 import argparse
@@ -46,9 +47,9 @@ def main() -> None:
         title=f"How should {Path(told.model).name} be sampled?",
     )
     found = sorted((results["groups"][label]["two_sample"]["auc"], label) for label in groups)
-    print("| sampling | AUC | distance | figures inside | similarity error, lags 4 to 32 | structureness, 5 to 16 bars "
-          "| customised BLEU | longest copied span |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ("sampling", "AUC", "distance", "figures inside", "similarity error, lags 4 to 32",
+               "structureness, 5 to 16 bars", "customised BLEU", "longest copied span")  # fmt: skip
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for auc, label in found:
         group = results["groups"][label]
         print(
