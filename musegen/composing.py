@@ -190,7 +190,9 @@ class _Request:
         programs = wishes.programs
         if programs is not None:
             programs = {*programs, *(i for header, p in zip(self.headers, self.prompts) if p for i in header.programs)}
-        self.grammar = Grammar(tokenizer, programs, steady_metre=wishes.steady_metre, metre=wishes.metre)
+        self.grammar = Grammar(
+            tokenizer, programs, steady_metre=wishes.steady_metre, metre=wishes.metre, asked=wishes.programs or ()
+        )
         self.given, self.ids, self.budgets = [], [], []
         for prompt, header in zip(self.prompts, self.headers):
             self._lay(prompt, header, bars)

@@ -60,6 +60,9 @@ MAX_NOTES_AT_ONCE = 32  # that begin at one position; a full orchestra seldom ne
 MAX_SOUNDING = 96  # notes at once; fewer than there are pitches, so that a program always has one that is free
 _MAX_EMPTY_BARS = 2  # in a row; a model that has lost its way writes rests for ever
 _NO_PROGRAM = -2
+# What an instrument that was asked for and has not played gains, in nats: so much for each bar after the first few, up
+# to the most. Without it a small model forgets a part in one quartet of five (docs/log.md).
+_ENTRY_BARS, _ENTRY_NATS, _MOST_ENTRY_NATS = 2, 1.0, 8.0
 _FOREVER = 2**30  # ticks
 _KNOWN = 4096  # states whose masks are kept, of 3 to 30 KB each
 
@@ -84,6 +87,7 @@ class GrammarState:
         left: Step of the last `Left` token; 0 before the first.
         since: Bars begun since that token.
         programs: Named in the header.
+        played: Programs that have had a note.
         sounding: Tick at which each (program, pitch) ends that may still sound.
         total: Bars by which `Left` counts, if not by the bar budget.
         before_gap: The state at GAP, until SEP.
@@ -104,6 +108,7 @@ class GrammarState:
     left: int = 0
     since: int = 0
     programs: tuple[int, ...] = ()
+    played: frozenset[int] = frozenset()
     sounding: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     total: int | None = None
     before_gap: GrammarState | None = None
@@ -153,6 +158,7 @@ class Grammar(IdTables):
         programs: General MIDI programs that may play; None for all.
         steady_metre: Whether every bar must have the metre of the first.
         metre: Numerator and denominator of the first bar; None lets the model choose.
+        asked: Programs that are to come in, of those that may play (`late_entries`).
 
     Raises:
         RequestError: For a metre that is not written here.
@@ -165,16 +171,19 @@ class Grammar(IdTables):
         *,
         steady_metre: bool = False,
         metre: tuple[int, int] | None = None,
+        asked: Collection[int] = (),
     ):
         super().__init__(tokenizer)
         self.steady_metre = steady_metre
         self.programs = None if programs is None else frozenset(int(p) for p in programs)
+        self.asked = frozenset(int(p) for p in asked)
         self.has_controls, self.layout = tokenizer.has_controls, StreamLayout(tokenizer)
         self._opening_metre = -1 if metre is None else _metre_id(tokenizer, *metre)
         self.ways_on = np.flatnonzero((self.first == BAR) | (self.first == LEFT))
         self.ways_on = np.append(self.ways_on, self.eos)  # all that can come when a bar has ended
         self._known: dict[tuple, tuple[np.ndarray, _Notes]] = {}
         self._playable: dict[frozenset, np.ndarray] = {}
+        self._entering: dict[frozenset, np.ndarray] = {}
 
     def advance(self, state: GrammarState, token: int) -> GrammarState:
         """The state after a token, legal or not."""
@@ -216,6 +225,8 @@ class Grammar(IdTables):
             key = (now["program"], now["pitch"])
             now["sounding"] = {**now["sounding"], key: max(end, now["sounding"].get(key, 0))}
             now.update(notes=True, empty=0, struck=now["struck"] + 1)
+            if now["program"] not in now["played"]:
+                now["played"] = now["played"] | {now["program"]}
         elif kind == GAP:
             now["before_gap"] = GrammarState(**{**now, "kind": CLOSED, "before_gap": None})
             kind = CLOSED
@@ -262,6 +273,19 @@ class Grammar(IdTables):
         if state.kind in (*_HEAD, LEFT, BAR, END):
             return known[0]
         return self._without_clashes(state, self._limit(state, bars), *known)
+
+    def late_entries(self, state: GrammarState) -> tuple[np.ndarray, float] | None:
+        """Ids, bool (vocabulary,), by which an instrument that was asked for comes in late, and the nats they gain.
+
+        None where none is late. A person who asks for a quartet wants to hear all of it; a model may forget a part.
+        """
+        missing = self.asked - state.played
+        waited = state.bars - _ENTRY_BARS
+        if not missing or waited <= 0:
+            return None
+        if missing not in self._entering:
+            self._entering[missing] = np.array([not missing.isdisjoint(named) for named in self._named])
+        return self._entering[missing], min(waited * _ENTRY_NATS, _MOST_ENTRY_NATS)
 
     def _saturated(self, state: GrammarState) -> bool:
         """Whether so much sounds that nothing more may begin before the next bar."""

@@ -147,6 +147,8 @@ class Draw:
 def grammar_scores(rows: Sequence[Row], logits: np.ndarray) -> np.ndarray:
     """Logits, float32 (rows, vocabulary), with -inf where the grammar says no.
 
+    Instruments that were asked for and are late gain a little (`Grammar.late_entries`).
+
     Where a bar may end, what the model would give to any way of ending it (a bar line, any number of bars left, the
     end of the piece) is given to the ways that are allowed. So the model decides when a bar is full, and the bar
     budget what comes then: one that does not expect the end yet would else fill its last bar with notes, to put it
@@ -155,6 +157,9 @@ def grammar_scores(rows: Sequence[Row], logits: np.ndarray) -> np.ndarray:
     allowed = [row.allowed() for row in rows]
     scores = np.where(np.stack(allowed) if len(rows) > 1 else allowed[0][None], logits, -np.inf)
     for i, row in enumerate(rows):
+        late = row.grammar.late_entries(row.state)
+        if late is not None:
+            scores[i, late[0]] += late[1]
         ways = row.grammar.ways_on
         kept = ways[allowed[i][ways]]
         if row.state.kind in BAR_ENDS and 0 < len(kept) < len(ways):

@@ -10,6 +10,7 @@ from transformers import TopPLogitsWarper as TopP
 
 from musegen.errors import RequestError
 from musegen.grammar import Grammar, GrammarState
+from musegen.id_tables import POSITION
 from musegen.repetition import PLAYED, BarLoops
 from musegen.sampling import Row, SamplingOptions, draw, grammar_scores
 
@@ -147,3 +148,38 @@ def test_rows_have_randomness_of_their_own(grammar):
 
     assert noise((1, 2)) == noise((1, 2))
     assert len({tuple(noise(key)) for key in [(1, 2), (2, 1), (1, 3), (0, 0)]}) == 4
+
+
+@pytest.mark.parametrize(("asked", "both"), [((40, 42), True), ((), False)])
+def test_an_instrument_that_was_asked_for_comes_in_though_the_model_forgets_it(tokenizer, asked, both):
+    """The model gives the cello e^-12 of what it gives the violin."""
+    grammar = Grammar(tokenizer, {40, 42}, asked=asked)
+    rng = np.random.default_rng(3)
+    cello = np.array([42 in named for named in grammar._named])
+    row = Row(grammar, grammar.read([tokenizer.bos_token_id]), 16, SamplingOptions(), (1, 1))
+    entries = {}
+    for _ in range(4000):
+        logits = rng.normal(0, 1, (1, len(cello))).astype(np.float32) - 12 * cello
+        row.advance(draw([row], logits, SamplingOptions()).tokens[0])
+        for program in row.state.played:
+            entries.setdefault(program, row.state.bars)
+        if row.ended:
+            break
+    assert row.ended and row.state.bars == 16
+    assert (set(entries) == {40, 42}) is both and 40 in entries
+    assert not both or entries[42] > 2
+
+
+def test_only_ids_that_bring_a_late_instrument_gain(tokenizer):
+    grammar, plain = Grammar(tokenizer, asked={40, 42}), Grammar(tokenizer)
+    logits = np.zeros((1, len(grammar.legal)), np.float32)
+    bars_and_gains = ((1, {40}, 0), (2, {40}, 0), (3, {40}, 1), (5, {40}, 3), (40, {40}, 8), (40, {40, 42}, 0))
+    for bars, played, nats in bars_and_gains:
+        state = GrammarState(POSITION, 0, 48, bars=bars, notes=True, played=frozenset(played))
+        pushed, without = (
+            grammar_scores([Row(g, state, None, SamplingOptions())], logits)[0] for g in (grammar, plain)
+        )
+        open_ = np.isfinite(without)
+        late = np.array([42 in named for named in grammar._named])[open_]
+        assert late.any() and not late.all() and np.array_equal(np.isfinite(pushed), open_)
+        assert np.allclose(pushed[open_], without[open_] + nats * late)
