@@ -9,17 +9,19 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from musegen import grid as g
 from musegen.app.bounds import Bounds
-from musegen.app.forms import ANY, NOTHING, ONWARD, REWRITE, Form, options
+from musegen.app.forms import ANY, NOTHING, ONWARD, OWN, REWRITE, Form
 from musegen.app.reading import Hands
 from musegen.app.roll import Roll
 from musegen.app.sessions import Sessions
 from musegen.errors import ConfigError, RequestError, WorkerError
+from musegen.sampling import SamplingOptions
 from musegen.scores import midi_bytes, parse_midi
 
 pytest.importorskip("gradio", reason="the page needs gradio (pip install 'musegen[app]')")
@@ -266,8 +268,18 @@ def test_forms_are_checked_on_the_server(answers, said):
 def test_a_form_becomes_a_request():
     asked = Form(model="small", bars=12.0, key="D major", metre=ANY, tempo=96, seed="7").checked(Bounds(), ["small"])
     assert (asked.mode, asked.bars, asked.wishes.tonic, asked.wishes.metre) == (NOTHING, 12, (2, False), None)
-    assert asked.options == options(5, 7, Bounds().tokens)
-    assert (asked.options.temperature, asked.options.top_p) == (1.0, 0.97)  # what `musegen generate` takes
+    plain, tuned = SimpleNamespace(), SimpleNamespace(generation_config=SimpleNamespace(temperature=0.9, top_p=0.99))
+    for model in (plain, tuned):  # in the middle of the slider, what `musegen generate` takes
+        assert asked.options(model) == SamplingOptions(seed=7, max_tokens=Bounds().tokens).filled(model)
+    for surprise, drawn in ((0, (0.63, 0.94)), (10, (1.17, 0.999))):
+        found = Form(model="small", surprise=surprise, seed=1).checked(Bounds(), ["small"]).options(tuned)
+        assert (found.temperature, found.top_p) == drawn
+
+
+def test_the_composer_is_the_models_own_unless_a_person_chooses():
+    said = {OWN: None, None: None, ANY: "any", "wolfgang-amadeus-mozart": "wolfgang-amadeus-mozart"}
+    for answer, wished in said.items():
+        assert Form(model="small", composer=answer).checked(Bounds(), ["small"]).wishes.composer == wished
 
 
 def test_one_piece_a_person_and_the_clock():

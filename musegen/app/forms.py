@@ -97,7 +97,9 @@ class Form:
                 tempo=tempo,
                 instruments=_text(self.instruments, "instruments"),
             ),
-            options(surprise, seed, bounds.tokens),
+            surprise,
+            seed,
+            bounds.tokens,
             _whole(self.opening, "bars to keep", 1, bounds.opening_bars) if self.mode == ONWARD else 0,
             first,
             last,
@@ -106,26 +108,28 @@ class Form:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A request within all bounds; the fields are those of `Form`."""
+    """A request within all bounds; the fields are those of `Form`, and `tokens` is the most that are written."""
 
     mode: str
     model: str
     bars: int
     wishes: Wishes
-    options: SamplingOptions
+    surprise: float
+    seed: int
+    tokens: int
     opening: int
     first: int
     last: int
 
-
-def options(surprise: float, seed: int, tokens: int) -> SamplingOptions:
-    """One slider for temperature and top_p: 5 is what the model learnt, below it is safer, above it bolder."""
-    return SamplingOptions(
-        temperature=round(0.7 + 0.06 * surprise, 3),
-        top_p=round(min(0.92 + 0.01 * surprise, 0.999), 3),
-        seed=seed,
-        max_tokens=tokens,
-    )
+    def options(self, model) -> SamplingOptions:
+        """One slider for temperature and top_p: 5 is the model's own way, below it is safer, above it bolder."""
+        own = SamplingOptions(seed=self.seed, max_tokens=self.tokens).filled(model)
+        away = self.surprise - MOST_SURPRISE / 2
+        return dataclasses.replace(
+            own,
+            temperature=round(own.temperature * (1 + 0.06 * away), 3),
+            top_p=round(min(max(own.top_p + 0.01 * away, 0.01), max(own.top_p, 0.999)), 3),
+        )
 
 
 def surprise_words(surprise: float) -> str:

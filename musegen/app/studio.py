@@ -159,7 +159,7 @@ class Studio:
             roll.add(opening)
         yield View(views.status(f"Composing {asked.bars} bars", 0, asked.bars), roll.svg())
         bars = compose_bars(
-            model, tokenizer, opening, bars=asked.bars, wishes=asked.wishes, options=asked.options,
+            model, tokenizer, opening, bars=asked.bars, wishes=asked.wishes, options=asked.options(model),
             stop=running.stop, finish=made.extend,
         )  # fmt: skip
         shown = time.monotonic()
@@ -186,7 +186,7 @@ class Studio:
 
         def fill() -> list[Composition]:
             return infill(
-                model, tokenizer, score, asked.first, asked.last, wishes=asked.wishes, options=asked.options,
+                model, tokenizer, score, asked.first, asked.last, wishes=asked.wishes, options=asked.options(model),
                 stop=running.stop,
             )  # fmt: skip
 
@@ -207,15 +207,15 @@ class Studio:
 
     def _finish(self, asked: Asked, piece: Composition, bars: int, running: Running) -> Iterator[View]:
         """Drawings, sound and judgement of a piece of so many bars, of which the last may be silent."""
-        stem = f"{asked.model}-{asked.options.seed}"
+        stem = f"{asked.model}-{asked.seed}"
         try:
-            drawn = self.hands.draw(piece.midi, f"{asked.model}, seed {asked.options.seed}")
+            drawn = self.hands.draw(piece.midi, f"{asked.model}, seed {asked.seed}")
             music = views.music(drawn, piece.midi, stem)
         except MusegenError as error:  # the piece is there all the same
             music = views.only_midi(piece.midi, stem, f"Neither engraved nor played: {error}.")
         cut = " The time was up: this is what there was." if running.late else ""
         stopped = " Stopped: this is what there was." if running.stop.is_set() and not running.late else ""
-        text = f"Done: {bars} bars by {asked.model}, seed {asked.options.seed}.{cut}{stopped}"
+        text = f"Done: {bars} bars by {asked.model}, seed {asked.seed}.{cut}{stopped}"
         yield View(
             views.status(text), music=music,
             judgement=views.note("Measuring it against real music; the first time this takes a minute."),
