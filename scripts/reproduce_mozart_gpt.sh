@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # mozart-gpt from its data: bash scripts/reproduce_mozart_gpt.sh MUTOPIA
-# Pretraining on all composers, first in short windows and then in long ones, and tuning to Mozart. An hour and a
-# quarter on one core of a CPU with bf16 instructions; interrupted, the same command goes on. `musegen` must be
+# Pretraining on all composers, first in short windows and then in long ones, and tuning to Mozart. Two and a
+# quarter hours on one core of a CPU with bf16 instructions; interrupted, the same command goes on. `musegen` must be
 # installed and on the PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # mozart-lstm from its data: bash scripts/reproduce_mozart_lstm.sh MUTOPIA
-# The same corpus, tokenizer and number of tokens as mozart-gpt; an hour and a half on one core. Interrupted, the same
+# The same corpus, tokenizer and number of tokens as mozart-gpt; two and a half hours on one core. Interrupted, the same
 # command goes on. `musegen` must be installed and on the PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
