@@ -9,9 +9,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that runs the suite in the background has its children ignore SIGINT, which some tests send to theirs.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MUSIC21 = Path(importlib.util.find_spec("music21").origin).parent / "corpus"
 MOVEMENTS = {
