@@ -55,7 +55,7 @@ def main() -> None:
         print(
             f"| {label} | {auc:.2f} | {group['distance']['value']:.2f} | {group['inside']} of {group['judged']} | "
             f"{group['similarity']['error_of_form']:.4f} | {group['metrics']['structureness_long']['mean']:.3f} | "
-            f"{group['bleu']['mean']:.2f} | {group['originality']['longest']} |"
+            f"{group['bleu']['mean']:.2f} | {(group['originality']['longest'] or {}).get('notes', 0)} |"
         )
 
 
