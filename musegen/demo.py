@@ -90,7 +90,7 @@ def _opening_samples(folder: Path, seed: int, say, progress: bool) -> None:
     for name in shipped_names():
         if not (folder / name / f"{name}.mid").is_file():
             options = SamplingOptions(seed=seed, max_tokens=MAX_TOKENS)
-            wishes = Wishes(composer="Mozart", instruments=OPENING_ENSEMBLE)
+            wishes = Wishes(instruments=OPENING_ENSEMBLE)
             piece = compose(*load_writer(name), bars=BARS, wishes=wishes, options=options, progress=progress)[0]
             render_all(piece.score, folder / name, name, title=f"Written by {name}")
         say(f"listen: {folder / name / name}.wav, {BARS} bars by {name}, which ships with musegen")

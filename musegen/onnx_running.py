@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from musegen.errors import ModelError, MusegenError
-from musegen.inference import Stepper
+from musegen.inference import Stepper, read_generation_config
 from musegen.likelihood import context_of
 
 GRAPH = "model.onnx"
@@ -60,9 +60,7 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             self.config = SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
-            drawing = Path(folder) / "generation_config.json"
-            told = json.loads(drawing.read_text(encoding="utf-8")) if drawing.is_file() else {}
-            self.generation_config = SimpleNamespace(**told)
+            self.generation_config = read_generation_config(folder)
         except Exception as error:  # onnxruntime has an exception for each kind of damage
             raise ModelError(f"{folder}: cannot be read as an export: {' '.join(str(error).split())[:200]}") from error
         self.config.max_position_embeddings = getattr(self.config, "n_positions", None)

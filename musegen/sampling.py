@@ -37,11 +37,10 @@ class SamplingOptions:
     Args:
         temperature: Above 1 bolder, below 1 safer; 0 always takes the likeliest.
         top_p: Draw from the likeliest ids that together have this probability.
-        top_k: Draw from so many ids at the most; 0 for all, as anywhere without a model's word.
+        top_k: Draw from so many ids at the most; 0 for all.
         seed: The same seed gives the same music, whatever else is in the batch.
         max_tokens: New ids a piece at the most, whatever the bar budget.
-        min_p: Draw from ids at least so likely, as a share of the likeliest; 0 for all, as anywhere without a
-            model's word.
+        min_p: Draw from ids at least so likely, as a share of the likeliest; 0 for all.
         repetition: Nats taken from each id that goes on with a loop of bars beyond what music does
             (`musegen.repetition`); 0 for none. Notes, motifs and returns of earlier bars are never punished.
     """

@@ -12,9 +12,9 @@ import torch
 from .base import Stepper
 from .generic import GenericStepper
 from .gpt2 import Gpt2Stepper
-from .weights import Gpt2Weights
+from .weights import Gpt2Weights, read_generation_config
 
-__all__ = ["GenericStepper", "Gpt2Stepper", "Gpt2Weights", "Stepper", "stepper_for"]
+__all__ = ["GenericStepper", "Gpt2Stepper", "Gpt2Weights", "Stepper", "read_generation_config", "stepper_for"]
 
 
 def stepper_for(model, rows: int, dtype: torch.dtype = torch.float32) -> Stepper:

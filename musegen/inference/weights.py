@@ -85,12 +85,16 @@ class Gpt2Weights:
                 shapes["lm_head.weight"] = (config.vocab_size, config.n_embd)
             if {name: tuple(value.shape) for name, value in state.items()} != shapes:
                 return None
-            own = folder / "generation_config.json"
-            drawing = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-            found = cls(config, state, SimpleNamespace(**drawing))
+            found = cls(config, state, read_generation_config(folder))
             return found if Gpt2Stepper.fits(found) else None
         except Exception:  # whatever is wrong with the folder, loading it in full says it better
             return None
+
+
+def read_generation_config(folder: str | Path) -> SimpleNamespace:
+    """What `generation_config.json` in a folder says; empty where there is none."""
+    path = Path(folder) / "generation_config.json"
+    return SimpleNamespace(**(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}))
 
 
 def _shapes(config: SimpleNamespace) -> dict[str, tuple[int, ...]]:

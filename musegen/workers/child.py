@@ -1,8 +1,9 @@
 """The inside of a worker process: one task a message, within limits that the kernel enforces.
 
-What a worker is sent is unpickled without restraint, over a socket that only its parent holds: the parent names the
-code that the worker runs, so a restrained reader would keep nothing from it. What a file says is bytes in a task, and
-no pickle. The other way is guarded: a worker may have been taken over by a file (`protocol.read_reply`).
+The function and the tasks that a worker is sent are unpickled without restraint, over a socket that only its parent
+holds: the parent names the code that the worker runs, and tasks may be any objects of a caller's, so no restrained
+reader can serve, and none would keep anything from the parent. What a file says is bytes in a task, and no pickle. The
+other way is guarded: a worker may have been taken over by a file (`protocol.read_reply`).
 """
 
 import contextlib
@@ -170,7 +171,7 @@ def serve():
         for part in parts:
             connection.sendall(part)
 
-    limits, setup = pickle.loads(receive())  # noqa: S301 - the parent's, see above
+    limits, setup = read_reply(receive())  # data alone: a `WorkerLimits` and bytes
     try:
         function, initializer = pickle.loads(setup)  # noqa: S301 - the parent's, see above
         if initializer is not None:
