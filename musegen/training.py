@@ -110,6 +110,8 @@ class Trainer:
                 setattr(module, _PADDING_WARNING, lambda *_: None)
         self.optimizer = make_optimizer(model, config)
         self.model = self.accelerator.prepare_model(model)
+        if config.compile:
+            self.model = torch.compile(self.model)  # `bare` keeps the same weights under their own names
         self.out = Path(config.out)
         self.step, self.history, self.best = 0, [], math.inf
         self.best_step = self.stale = 0

@@ -44,6 +44,8 @@ class TrainingConfig:
         workers: Processes that make blocks ahead, for each training process; 0 makes them in it. The batches are
             the same for any number.
         precision: `auto` (bf16 where the device computes in it, else no), `bf16` or `no`.
+        compile: Compile the model by `torch.compile`: about a minute at the beginning, and a C++ compiler is needed.
+            For a GPT on a GPU; the steps of an LSTM gain nothing.
         eval_every: Steps between validations; the best weights are kept.
         save_every: Steps between checkpoints.
         patience: Validations without gain after which training ends; 0 for never.
@@ -74,6 +76,7 @@ class TrainingConfig:
     shuffle_buffer: int = 1024
     workers: int = 1
     precision: str = "auto"
+    compile: bool = False
     eval_every: int = 100
     save_every: int = 100
     patience: int = 0
@@ -97,6 +100,8 @@ class TrainingConfig:
             raise ConfigError(f"workers: a whole number from 0 to 64, not {self.workers!r}")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer: adamw or muon, not {self.optimizer!r}")
+        if not isinstance(self.compile, bool):
+            raise ConfigError(f"compile: true or false, not {self.compile!r}")
         if self.precision not in ("auto", "bf16", "no"):
             raise ConfigError(f"precision: auto, bf16 or no, not {self.precision!r}")
 

@@ -2,6 +2,7 @@
 
     python scripts/bench_train.py                      # gpt-tiny: this package, Trainer's defaults, Trainer in bf16
     python scripts/bench_train.py --preset lstm-small --block 512 --batch 16
+    python scripts/bench_train.py --preset gpt-base --block 1024 --batch 32 --compile   # a GPU: a compiled row too
     python scripts/bench_train.py --table docs/models.md   # all presets, into that file's table
 
 All contestants train the same fresh weights on the same blocks (the Mozart quartets that the music21 package carries,
@@ -33,7 +34,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-OURS, DEFAULTS, SAME = "musegen", "Trainer, its defaults", "Trainer, same precision"
+OURS, COMPILED = "musegen", "musegen, compiled"
+DEFAULTS, SAME = "Trainer, its defaults", "Trainer, same precision"
 VOCAB_SIZE = 2000
 WARM_UP = 2  # steps
 BEGIN, END = "<!-- presets: made by scripts/bench_train.py --table -->", "<!-- end of presets -->"
@@ -60,6 +62,8 @@ def main() -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", "bf16", "no"), default="auto")
     parser.add_argument("--plain", action="store_true", help="no positions: attention across pieces")
+    parser.add_argument("--compile", action="store_true", help="a row with `compile: true` too")
+    parser.add_argument("--prepared", type=Path, help="keep the blocks here, or take those that an earlier run left")
     parser.add_argument("--table", type=Path, help="measure all presets and write their table into this file")
     parser.add_argument("--one", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -68,12 +72,14 @@ def main() -> int:
     if options.one:
         print(json.dumps(measure(options.one[0], Path(options.one[1]), options)))
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder), options)
+    with tempfile.TemporaryDirectory() as aside:
+        folder = options.prepared or Path(aside)
+        if not (folder / "blocks.npy").exists():
+            prepare(folder, options)
         if options.table:
-            write_table(options.table, Path(folder), options)
+            write_table(options.table, folder, options)
         else:
-            compare(Path(folder), options)
+            compare(folder, options)
     return 0
 
 
@@ -92,26 +98,28 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     pieces = [training_piece(tokenizer, score, "Mozart") for score in scores]
     batch = max([options.batch, *TABLE.values()]) if options.table else options.batch
     stream = BlockStream(pieces, tokenizer, BlockOptions(block_size=options.block), batch_size=batch)
-    np.save(folder / "blocks.npy", np.stack([next(stream) for _ in range(WARM_UP + options.steps)]))
+    made = np.stack([next(stream) for _ in range(WARM_UP + options.steps)])
+    np.save(folder / "blocks.npy", made.astype(np.int32))
 
 
 def compare(folder: Path, options: argparse.Namespace) -> None:
     """All contestants in turns, and a table of them."""
-    rows = {name: run_one(name, folder, options) for name in (OURS, DEFAULTS, SAME)}
+    names = (OURS, *([COMPILED] if options.compile else []), DEFAULTS, SAME)
+    rows = {name: run_one(name, folder, options) for name in names}
     for _ in range(options.rounds - 1):
         for name, row in rows.items():
             again = run_one(name, folder, options)
             rows[name] = max(row, again, key=lambda r: r["tokens_per_second"])
-    ours = rows[OURS]
+    ours = max((rows[name] for name in names if name in (OURS, COMPILED)), key=lambda r: r["tokens_per_second"])
     size = f"{ours['parameters'] / 1e6:.1f} M parameters"
     print(
         f"{options.preset}, {size}, {options.batch} blocks of {options.block}, {options.steps} steps; {device_name()}"
     )
-    print(f"{'':26}{'precision':>10}{'tokens/s':>10}{'MFU':>8}{'peak memory':>13}{'musegen is':>12}")
+    print(f"{'':26}{'precision':>10}{'tokens/s':>12}{'MFU':>8}{'peak memory':>13}{'musegen is':>12}")
     for name, row in rows.items():
         ratio = ours["tokens_per_second"] / row["tokens_per_second"]
         print(
-            f"{name:26}{row['precision']:>10}{row['tokens_per_second']:>10,.0f}{row['mfu']:>8.1%}"
+            f"{name:26}{row['precision']:>10}{row['tokens_per_second']:>12,.0f}{row['mfu']:>8.1%}"
             f"{row['memory'] / 2**30:>10.2f} GB{ratio:>10.2f} x"
         )
     peaks = {row["precision"]: row["peak"] for row in rows.values()}
@@ -157,13 +165,15 @@ def measure(contestant: str, folder: Path, options: argparse.Namespace) -> dict:
     from musegen.training_config import resolve_precision
 
     tokenizer = load_tokenizer(folder / "tokenizer")
-    batches = np.load(folder / "blocks.npy")[:, : options.batch]
+    batches = np.load(folder / "blocks.npy")[: WARM_UP + options.steps, : options.batch].astype(np.int64)
     torch.manual_seed(0)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model = build_model(options.preset, vocab_size=len(tokenizer), n_positions=options.block, **ids)
     precision = "no" if contestant == DEFAULTS else resolve_precision(options.precision)
-    train = train_ours if contestant == OURS else train_theirs
-    seconds = train(model, tokenizer, batches, precision, options)
+    if contestant in (OURS, COMPILED):
+        seconds = train_ours(model, tokenizer, batches, precision, options, contestant == COMPILED)
+    else:
+        seconds = train_theirs(model, tokenizer, batches, precision, options)
     gpu = torch.cuda.is_available()
     memory = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rate = options.steps * options.batch * options.block / seconds
@@ -179,7 +189,9 @@ def measure(contestant: str, folder: Path, options: argparse.Namespace) -> dict:
     }
 
 
-def train_ours(model, tokenizer, batches: np.ndarray, precision: str, options: argparse.Namespace) -> float:
+def train_ours(
+    model, tokenizer, batches: np.ndarray, precision: str, options: argparse.Namespace, compiled: bool
+) -> float:
     """Seconds of the timed steps of this package's loop."""
     from musegen.blocks import TrainingPiece
     from musegen.controls import Controls
@@ -193,6 +205,7 @@ def train_ours(model, tokenizer, batches: np.ndarray, precision: str, options: a
         batch_size=options.batch,
         steps=len(batches),
         precision=precision,
+        compile=compiled,
     )
     # A piece that nobody reads: the blocks are made already.
     trainer = Trainer(model, tokenizer, [TrainingPiece([], Controls())], [], config, progress=False)
