@@ -76,6 +76,10 @@ def main() -> int:
         folder = options.prepared or Path(aside)
         if not (folder / "blocks.npy").exists():
             prepare(folder, options)
+        has = np.load(folder / "blocks.npy", mmap_mode="r").shape
+        needs = (WARM_UP + options.steps, max(TABLE.values()) if options.table else options.batch, options.block)
+        if has[0] < needs[0] or has[1] < needs[1] or has[2] != needs[2]:
+            parser.error(f"--prepared: {folder} has (steps, blocks, tokens) of {has}, {needs} are needed")
         if options.table:
             write_table(options.table, folder, options)
         else:

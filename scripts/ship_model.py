@@ -1,6 +1,7 @@
 """A trained model as the complete Hub folder that ships: python scripts/ship_model.py TRAINED --out FOLDER.
 
-Weights stay in float32, as transformers would compute in the type that they are saved in, and halves are slow on CPUs.
+Weights are saved as halves, float16, which is half to download; `config.json` says float32, so that transformers turns
+them into what a CPU computes fast in.
 What training has for itself (checkpoints, curves) stays behind, but for `training.json`: each stage's settings and
 validation figures. The LSTM's code is that of the package; `musegen publish` puts it beside the weights.
 """
@@ -26,13 +27,16 @@ def main() -> None:
     parser.add_argument("--top-p", type=float, default=0.97)
     told = parser.parse_args()
     model, tokenizer = load_model(told.trained)
-    model = model.to(torch.float32)
+    model = model.to(torch.float16)
     settings = {"do_sample": True, "temperature": told.temperature, "top_p": told.top_p, "top_k": 0}
     longest = getattr(model.config, "n_positions", None)
     model.generation_config.update(**settings, **({} if longest is None else {"max_length": longest}))
     aside = told.out.with_name(told.out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
+    config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**config, "dtype": "float32"}, indent=2, sort_keys=True)
+    (aside / "config.json").write_text(text + "\n", encoding="utf-8")
     tokenizer.save_pretrained(aside)
     (aside / "training.json").write_text(json.dumps(stages(told.trained), indent=1) + "\n", encoding="utf-8")
     for path in aside.iterdir():
@@ -42,7 +46,9 @@ def main() -> None:
         raise SystemExit(f"{told.trained}: {size:,} bytes, above the {LIMIT:,} of a shipped model")
     again, _ = load_model(aside)
     for name, value in model.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+        assert torch.equal(value.float(), again.state_dict()[name]), name  # float32 again, and nothing lost
+    if (told.out / "LICENSE").is_file():  # what the weights are under is not training's to say
+        shutil.copy(told.out / "LICENSE", aside / "LICENSE")
     shutil.rmtree(told.out, ignore_errors=True)
     told.out.parent.mkdir(parents=True, exist_ok=True)
     aside.rename(told.out)
