@@ -1,6 +1,7 @@
 """The loop: any number of processes, micro-batches or interruptions, the same weights."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -117,6 +118,19 @@ def test_every_kind_of_model_trains(ground, tmp_path, model):
     config = config_of(ground, tmp_path / "m", model=model, model_settings=settings, steps=6, learning_rate=0.01)
     history = train_from_config(config, progress=False).history
     assert history[-1]["validation_nats"] < history[0]["validation_nats"]
+
+
+def test_a_compiled_model_learns_the_same_and_saves_plain_weights(ground, straight, tmp_path, monkeypatch):
+    # Captured as for a device, run by PyTorch's own kernels: no C++ compiler is needed, and nothing rounds otherwise.
+    captured = []
+    compile = functools.partial(torch.compile, backend=lambda graph, _: captured.append(graph) or graph.forward)
+    monkeypatch.setattr(training.torch, "compile", compile)
+    train_from_config(config_of(ground, tmp_path / "m", compile=True), progress=False)
+    assert same(weights(tmp_path / "m"), weights(straight[0].out), 1e-6)
+    # From embeddings to logits in one piece: a compiler makes nothing faster across two.
+    parts = [" ".join(str(node.target) for node in graph.graph.nodes) for graph in captured]
+    wanted = ("embedding", "scaled_dot_product_attention", "linear")
+    assert [all(name in part for name in wanted) for part in parts] == [True] + [False] * (len(parts) - 1)
 
 
 @pytest.mark.parametrize("size", [1, 3])
