@@ -241,7 +241,9 @@ def generate(
     top_p: TopP = None,
     top_k: Annotated[int | None, typer.Option(help="Draw from so many ids at the most; 0 for all.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Least probability, as a share of the likeliest id's.")] = None,
-    repetition: Annotated[float, typer.Option(help="Nats against endless loops of bars; 0 for none.")] = 0.0,
+    repetition: Annotated[
+        float | None, typer.Option(help="Nats against endless loops of bars; the model's own by default.")
+    ] = None,
     seed: Seed = 0,
     out: Out = Path("music"),
     sheet: Sheet = False,

@@ -2,7 +2,7 @@
 
 Music repeats itself: notes, motifs, phrases and whole sections come back, and no id is punished for having been used.
 What real music does not do is to play the same bars over and over at once. A *loop* of n bars is a stretch in which
-every bar equals the one n bars before it, id for id; it is *played* k times if it is k * n bars long. Once a loop has
+every bar equals the one n bars before it, id for id (but for how many bars are left); it is *played* k times if it is k * n bars long. Once a loop has
 been played as often as `PLAYED` allows, each id that would go on with it loses some nats. The piece leaves the loop
 where the model is least sure of it, not at a bar line only.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from musegen.grammar import Grammar
-from musegen.id_tables import BAR
+from musegen.id_tables import BAR, LEFT
 
 PLAYED = {1: 5, 2: 3, 4: 2, 8: 2}  # bars in a loop -> times that music plays it
 
@@ -29,6 +29,8 @@ class BarLoops:
 
     def __init__(self, grammar: Grammar):
         self._begins_bar = grammar.first == BAR
+        self._counts = grammar.first == LEFT  # bars that are left: no part of a bar
+        self._ways_on = self._begins_bar | self._counts
         # Of each bar its ids; only what the longest loop looks back to is kept.
         self._bars: list[list[int]] = []
         self._now: list[int] | None = None
@@ -36,6 +38,8 @@ class BarLoops:
 
     def advance(self, token: int) -> None:
         """Take the next id of the piece."""
+        if self._counts[token]:
+            return
         if self._begins_bar[token]:
             if self._now is not None:
                 self._close()
@@ -66,5 +70,5 @@ class BarLoops:
             if at < len(model):
                 scores[model[at]] -= nats
             else:
-                scores[self._begins_bar] -= nats
+                scores[self._ways_on] -= nats
             return

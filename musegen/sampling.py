@@ -25,7 +25,7 @@ from musegen.repetition import BarLoops
 # which the batch has no part.
 TOLERANCE = 2e-5
 # Where neither a person nor the model says anything.
-DEFAULTS = {"temperature": 1.0, "top_p": 0.97, "top_k": 0, "min_p": 0.0}
+DEFAULTS = {"temperature": 1.0, "top_p": 0.97, "top_k": 0, "min_p": 0.0, "repetition": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SamplingOptions:
     seed: int = 0
     max_tokens: int = 16_384
     min_p: float | None = None
-    repetition: float = 0.0
+    repetition: float | None = None
 
     def __post_init__(self):
         if not (self.temperature is None or 0 <= self.temperature <= 5):
@@ -64,7 +64,7 @@ class SamplingOptions:
             raise RequestError(f"max_tokens: 1 or more, not {self.max_tokens}")
         if not (self.min_p is None or 0 <= self.min_p <= 1):
             raise RequestError(f"min_p: between 0 and 1, not {self.min_p}")
-        if not 0 <= self.repetition <= 20:
+        if not (self.repetition is None or 0 <= self.repetition <= 20):
             raise RequestError(f"repetition: between 0 and 20, not {self.repetition}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise RequestError(f"seed: a whole number from 0 to 2**63 - 1, not {self.seed!r}")

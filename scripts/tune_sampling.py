@@ -1,6 +1,6 @@
 """How a model should be sampled, by the validation works: python scripts/tune_sampling.py MODEL --corpus CORPUS.
 
-For each temperature and top_p, pieces are written from nothing and judged against the validation split, as
+For each temperature, top_p and repetition (nats against loops of bars), pieces are written from nothing and judged against the validation split, as
 `musegen evaluate` does against the test split: how well a classifier tells them from real music (AUC, .5 is not at
 all), how far the figures are from those of real music, and what they share with the training works. The table is in
 order of the AUC; the report lies in --out. What is chosen goes into `generation_config.json`, by
@@ -8,6 +8,7 @@ order of the AUC; the report lies in --out. What is chosen goes into `generation
 """
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("sampling"))
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.9, 0.95, 1.0, 1.05])
     parser.add_argument("--top-p", type=float, nargs="+", default=[0.95, 0.97, 1.0])
+    parser.add_argument("--repetition", type=float, nargs="+", default=[0.0])
     parser.add_argument("--num", type=int, default=16)
     parser.add_argument("--bars", type=int, default=64)
     parser.add_argument("--seed", type=int, default=100)
@@ -32,11 +34,11 @@ def main() -> None:
     splits = load_corpus(told.corpus)
     model, tokenizer = load_model(told.model)
     groups = {}
-    for temperature in told.temperature:
-        for top_p in told.top_p:
-            label = f"t{temperature:g}-p{top_p:g}"
-            options = SampleOptions(told.num, told.bars, temperature, top_p, told.seed)
-            groups[label] = draw_samples(model, tokenizer, label, told.out / "samples" / label, options)
+    for temperature, top_p, repetition in itertools.product(told.temperature, told.top_p, told.repetition):
+        label = f"t{temperature:g}-p{top_p:g}-r{repetition:g}"
+        model.generation_config.repetition = repetition
+        options = SampleOptions(told.num, told.bars, temperature, top_p, told.seed)
+        groups[label] = draw_samples(model, tokenizer, label, told.out / "samples" / label, options)
     results = judge(
         groups,
         train=corpus_pieces(splits["train"]),

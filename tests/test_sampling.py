@@ -131,6 +131,12 @@ def test_loops_are_punished_and_music_is_not(grammar, tokenizer):
     assert punished([a, b] * PLAYED[2] + [a], b[:3]) == [b[3]]
     assert punished([a, b, c, d, a, b, c], d[:3]) == []
     assert punished([a, b, c, d, b, a, c, d], a[:3]) == []
+    # How many bars are left changes with every bar near the end of a piece, and is no part of it.
+    lefts = [[vocab[f"Left_{step}"]] for step in range(9, 0, -1)]
+    counted = [[*left, *a] for left in lefts]
+    assert punished(counted[: PLAYED[1]], [*lefts[PLAYED[1]], *a[:3]]) == [a[3]]
+    over = punished(counted[: PLAYED[1] + 1])
+    assert {vocab["Left_1"], vocab["Bar_None"]} <= set(over) and tokenizer.eos_token_id not in over
 
 
 @pytest.mark.parametrize(
