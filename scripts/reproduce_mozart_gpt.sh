@@ -13,10 +13,10 @@ if [ "${2:-}" = cpu ]; then
     for part in gpt-1-pretrain gpt-2-long gpt-3-on gpt-4-tune; do
         musegen train "scripts/mozart/cpu/$part.yaml"
     done
-    python scripts/ship_model.py runs/mozart/cpu/mozart-gpt --out runs/mozart/shipped/mozart-gpt-cpu
+    python scripts/ship_model.py runs/mozart/cpu/mozart-gpt --corpus runs/mozart/corpus --top-p 1.0 --out runs/mozart/shipped/mozart-gpt-cpu
 else
     for part in gpt-1-pretrain gpt-2-tune; do
         musegen train "scripts/mozart/$part.yaml"
     done
-    python scripts/ship_model.py runs/mozart/mozart-gpt --out runs/mozart/shipped/mozart-gpt
+    python scripts/ship_model.py runs/mozart/mozart-gpt --corpus runs/mozart/corpus --temperature 0.92 --out runs/mozart/shipped/mozart-gpt
 fi

@@ -12,10 +12,10 @@ if [ "${2:-}" = cpu ]; then
     for part in lstm-1-pretrain lstm-2-on lstm-3-tune; do
         musegen train "scripts/mozart/cpu/$part.yaml"
     done
-    python scripts/ship_model.py runs/mozart/cpu/mozart-lstm --out runs/mozart/shipped/mozart-lstm-cpu
+    python scripts/ship_model.py runs/mozart/cpu/mozart-lstm --corpus runs/mozart/corpus --out runs/mozart/shipped/mozart-lstm-cpu
 else
     for part in lstm-1-pretrain lstm-2-tune; do
         musegen train "scripts/mozart/$part.yaml"
     done
-    python scripts/ship_model.py runs/mozart/mozart-lstm --out runs/mozart/shipped/mozart-lstm
+    python scripts/ship_model.py runs/mozart/mozart-lstm --corpus runs/mozart/corpus --temperature 0.85 --out runs/mozart/shipped/mozart-lstm
 fi
