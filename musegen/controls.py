@@ -20,6 +20,7 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import symusic
 
@@ -27,7 +28,8 @@ from musegen import grid as g
 from musegen.errors import RequestError
 from musegen.tonality import estimate_key
 
-# The pipeline's; under it `task_specific_params` of a model's configuration names the composer that it was tuned to.
+# The pipeline's; under it `task_specific_params` of a model's configuration names the composer that it was tuned to,
+# and how much it is held against loops of bars.
 TASK = "music-generation"
 CONTINUED, GAP = "CNT", "GAP"
 # Bars left, by the lowest number that a token stands for: exact up to 15, then in steps of about a fifth.
@@ -184,6 +186,19 @@ def key_token(key: tuple[int, bool]) -> str:
     return f"Key_{TONICS[key[1]][key[0] % 12]}{_MODES[key[1]][:3]}"
 
 
+def task_params(model) -> dict[str, Any]:
+    """What a model's `config.json` says about composing with it (`task_specific_params`, as transformers names it).
+
+    Args:
+        model: A model, or None.
+
+    Returns:
+        `composer`, the slug of the one that it was tuned to, and `repetition`, each where it says so.
+    """
+    told = getattr(getattr(model, "config", None), "task_specific_params", None)
+    return dict((told or {}).get(TASK) or {})
+
+
 __all__ = [
     "CONTINUED",
     "GAP",
@@ -199,5 +214,6 @@ __all__ = [
     "left_width",
     "parse_key",
     "signature_tonic",
+    "task_params",
     "tonic_signature",
 ]

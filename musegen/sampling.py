@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from musegen.controls import task_params
 from musegen.errors import RequestError
 from musegen.grammar import BAR_ENDS, Grammar, GrammarState
 from musegen.id_tables import END
@@ -32,7 +33,8 @@ DEFAULTS = {"temperature": 1.0, "top_p": 0.97, "top_k": 0, "min_p": 0.0, "repeti
 class SamplingOptions:
     """How ids are drawn.
 
-    None leaves it to the model (`generation_config.json`), and where that says nothing to `DEFAULTS`.
+    None leaves it to the model (`generation_config.json`; for `repetition`, which transformers has not,
+    `task_specific_params` in `config.json`), and where that says nothing to `DEFAULTS`.
 
     Args:
         temperature: Above 1 bolder, below 1 safer; 0 always takes the likeliest.
@@ -73,7 +75,7 @@ class SamplingOptions:
         """The same with a number in place of each None.
 
         Args:
-            model: Whose `generation_config` is asked first.
+            model: Whose `generation_config` and `config` are asked first.
 
         Raises:
             RequestError: If the model's own settings are out of range.
@@ -83,6 +85,8 @@ class SamplingOptions:
             return self
         own = getattr(model, "generation_config", None)
         told = {name: getattr(own, name, None) for name in missing}
+        if "repetition" in missing:
+            told["repetition"] = task_params(model).get("repetition")
         return dataclasses.replace(self, **{n: DEFAULTS[n] if v is None else v for n, v in told.items()})
 
 

@@ -22,7 +22,7 @@ import torch
 
 from musegen import checkpointing
 from musegen.blocks import ShardedPieces, position_ids
-from musegen.controls import TASK
+from musegen.controls import TASK, task_params
 from musegen.errors import CheckpointError, ConfigError, TrainingError
 from musegen.layout import StreamLayout
 from musegen.likelihood import Likelihood, context_of, score_pieces
@@ -378,5 +378,5 @@ def train_from_config(config: TrainingConfig, *, progress: bool = True) -> Train
     model = starting_model(config, tokenizer)
     if len(found := composers_of(config, tokenizer)) == 1:
         # Asked for nothing, it then writes as the composer that it was tuned to.
-        model.config.task_specific_params = {TASK: {"composer": found[0]}}
+        model.config.task_specific_params = {TASK: {**task_params(model), "composer": found[0]}}
     return Trainer(model, tokenizer, data.train, data.validation, config, progress=progress).run()

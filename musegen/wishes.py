@@ -92,7 +92,7 @@ class Wishes:
             model: Whose `config.task_specific_params["music-generation"]` may name a composer.
             tokenizer: Its tokenizer; a composer that it does not know is passed over.
         """
-        own = (getattr(model.config, "task_specific_params", None) or {}).get(c.TASK, {}).get("composer")
+        own = c.task_params(model).get("composer")
         if self.composer is not None or own not in tokenizer.composers:
             return self
         return dataclasses.replace(self, composer=own)

@@ -19,12 +19,13 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from musegen.composing import load_model
+from musegen.controls import TASK, task_params
 from musegen.layout import StreamLayout
 from musegen.likelihood import score_pieces
 from musegen.training_config import TrainingConfig
 from musegen.training_data import load_training_data
 
-LIMIT = 25 * 1024**2  # bytes of a shipped folder
+LIMIT = 25_000_000  # bytes of a shipped folder
 STAGE = ("best_step", "bits_per_note", "history", "config")
 
 
@@ -41,8 +42,8 @@ def main() -> None:
     found = calibrate(model, tokenizer, told.corpus)
     model = model.to(torch.float16)
     settings = {"do_sample": True, "temperature": told.temperature, "top_p": told.top_p, "top_k": 0}
-    if told.repetition:
-        settings["repetition"] = told.repetition
+    if told.repetition:  # transformers does not read settings in generation_config.json that it does not know
+        model.config.task_specific_params[TASK]["repetition"] = told.repetition
     longest = getattr(model.config, "n_positions", None)
     model.generation_config.update(**settings, **({} if longest is None else {"max_length": longest}))
     aside = told.out.with_name(told.out.name + ".partial")
@@ -71,7 +72,7 @@ def main() -> None:
 
 def calibrate(model, tokenizer, corpus: Path) -> dict:
     """Divide the logits by what foretells the validation works best; returns that, and bits a note before and after."""
-    composer = model.config.task_specific_params["music-generation"]["composer"].replace("-", " ")
+    composer = task_params(model)["composer"].replace("-", " ")
     config = TrainingConfig(corpus=str(corpus), tokenizer="-", out="-", composers=(composer,))
     pieces, layout = load_training_data(config, tokenizer, progress=False).validation, StreamLayout(tokenizer)
     bits: dict[float, float] = {}

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from musegen.composing import load_model
+from musegen.controls import TASK, task_params
 from musegen.corpus import load_corpus
 from musegen.evaluation import SampleOptions, corpus_pieces, draw_samples
 from musegen.judging import judge
@@ -36,7 +37,7 @@ def main() -> None:
     groups = {}
     for temperature, top_p, repetition in itertools.product(told.temperature, told.top_p, told.repetition):
         label = f"t{temperature:g}-p{top_p:g}-r{repetition:g}"
-        model.generation_config.repetition = repetition
+        model.config.task_specific_params = {TASK: {**task_params(model), "repetition": repetition}}
         options = SampleOptions(told.num, told.bars, temperature, top_p, told.seed)
         groups[label] = draw_samples(model, tokenizer, label, told.out / "samples" / label, options)
     results = judge(

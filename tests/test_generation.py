@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from musegen.controls import controls_of
+from musegen.controls import TASK, controls_of
 from musegen.errors import RequestError
 from musegen.generation import Generation, sample, sample_pieces, stream
 from musegen.grammar import Grammar, GrammarState
@@ -17,7 +17,7 @@ from musegen.id_tables import BAR, CLOSED, LEFT
 from musegen.inference import GenericStepper, Gpt2Stepper, Gpt2Weights, stepper_for
 from musegen.inference.lstm import LstmStepper
 from musegen.layout import StreamLayout
-from musegen.models import build_model
+from musegen.models import build_model, load_causal_lm
 from musegen.processors import DrawLogitsProcessor
 from musegen.sampling import SamplingOptions
 
@@ -299,6 +299,13 @@ def test_what_is_left_open_is_the_models_own_then_the_packages(models, grammar, 
     for own in (model, Gpt2Weights.read(tmp_path)):
         assert written(own) == told
         assert written(own, temperature=1.0, top_k=0) == written(models["gpt"]) != told
+    # transformers drops what it does not know from generation_config.json, so that `repetition` is told elsewhere.
+    model.config.task_specific_params = {TASK: {"repetition": 3.0}}
+    model.save_pretrained(tmp_path)
+    for own in (model, Gpt2Weights.read(tmp_path), load_causal_lm(tmp_path)):
+        assert SamplingOptions().filled(own).repetition == 3.0
+        assert SamplingOptions(repetition=0.0).filled(own).repetition == 0.0
+    assert SamplingOptions().filled(models["gpt"]).repetition == 0.0
     model.generation_config.temperature = 7.0
     with pytest.raises(RequestError, match="temperature: between 0 and 5"):
         written(model)

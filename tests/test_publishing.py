@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hub_double import HubDouble
+from safetensors.torch import load_file
 
 from musegen.corpus import build_corpus
 from musegen.errors import HubError
 from musegen.hub import publishing
 from musegen.hub.publishing import Request, next_tag, publish
-from musegen.models import build_model, save_with_code
+from musegen.models import build_model, load_causal_lm, save_with_code
 from musegen.scores import midi_bytes
+from musegen.shipped import CHECKPOINTS
 from musegen.training import save_model
 
 CARD = "---\nlicense: cc-by-sa-4.0\nlibrary_name: transformers\ntags: [music]\n---\n\n# A model\n\nEdition {}.\n"
@@ -277,6 +280,16 @@ def test_a_model_that_makes_no_music_is_not_sent(place, tmp_path):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(HubError, match="not sent: loaded back without musegen, it failed"):
         publishing.try_out("model", folder, "without")
+
+
+@pytest.mark.parametrize("name", ["mozart-gpt", "mozart-lstm"])
+def test_weights_that_ship_as_halves_are_sent_as_halves_and_computed_with_in_float32(tmp_path, name):
+    folder = folder_of(tmp_path / "model")
+    publishing.stage(Request("model", f"org/{name}", name), folder)
+    sent, ships = (load_file(place / "model.safetensors") for place in (folder, CHECKPOINTS / name))
+    assert {value.dtype for value in sent.values()} == {torch.float16}
+    assert sent.keys() == ships.keys() and all(torch.equal(sent[key], ships[key]) for key in ships)
+    assert load_causal_lm(folder).dtype == torch.float32
 
 
 def folder_of(path):

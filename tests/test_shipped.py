@@ -96,7 +96,7 @@ def test_what_ships_is_complete_and_small():
     assert shipped.shipped_names() == NAMES
     for name in NAMES:
         folder = shipped.CHECKPOINTS / name
-        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25 * 1024**2
+        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25_000_000
         assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         assert config["model_type"] != "gpt2" or config["n_positions"] >= 1024

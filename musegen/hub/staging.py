@@ -13,10 +13,14 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import musegen
 from musegen.errors import HubError
 from musegen.hub.checks import CARD, is_allowed
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = Path(musegen.__file__).parent
 # A name of its own: under that of musegen's pipeline, transformers would ask every user to trust the remote code.
@@ -53,7 +57,8 @@ def stage_model(source: str | Path, folder: Path, *, repo_id: str, card: Path | 
     model = load_causal_lm(source)
     place = Path(model.config._name_or_path or source)
     tokenizer = load_tokenizer(model.config._name_or_path or str(source))
-    save_with_code(model, folder)
+    computed, saved = model.dtype, _saved_dtype(place) or model.dtype
+    save_with_code(model.to(saved), folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shutil.copyfile(Path(__file__).with_name("pipeline_symbolic_music.py"), folder / "pipeline_symbolic_music.py")
@@ -61,6 +66,7 @@ def stage_model(source: str | Path, folder: Path, *, repo_id: str, card: Path | 
         shutil.copyfile(place / "LICENSE", folder / "LICENSE")
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = str(computed).removeprefix("torch.")  # halves may be saved that are computed with in float32
     config["custom_pipelines"] = {REMOTE_TASK: {"impl": REMOTE_PIPELINE, "pt": ["AutoModelForCausalLM"]}}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     found = card or (place if (place / CARD).is_file() else None)
@@ -73,6 +79,17 @@ def stage_model(source: str | Path, folder: Path, *, repo_id: str, card: Path | 
     _copy_card(found, folder)
     if license_:
         _set_license(folder / CARD, license_)
+
+
+def _saved_dtype(place: Path) -> torch.dtype | None:
+    """The type in which a folder keeps its weights, if it is a folder and keeps them in one file."""
+    from safetensors import safe_open
+
+    path = place / "model.safetensors"
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as weights:
+        return weights.get_tensor(next(iter(weights.keys()))).dtype
 
 
 def stage_dataset(source: str | Path, folder: Path, *, repo_id: str) -> None:
