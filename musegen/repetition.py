@@ -2,9 +2,9 @@
 
 Music repeats itself: notes, motifs, phrases and whole sections come back, and no id is punished for having been used.
 What real music does not do is to play the same bars over and over at once. A *loop* of n bars is a stretch in which
-every bar equals the one n bars before it, id for id (but for how many bars are left); it is *played* k times if it is k * n bars long. Once a loop has
-been played as often as `PLAYED` allows, each id that would go on with it loses some nats. The piece leaves the loop
-where the model is least sure of it, not at a bar line only.
+every bar equals the one n bars before it, id for id (but for how many bars are left); it is *played* k times if it is
+k * n bars long. Once a loop has been played as often as `PLAYED` allows, each id that would go on with it loses some
+nats. The piece leaves the loop where the model is least sure of it, not at a bar line only.
 
 The bounds are the 99th percentile of the longest loop in each of 137 pieces by Mozart (Mutopia), rounded up:
 `python scripts/measure_loops.py FOLDER`.

@@ -1,8 +1,9 @@
-"""A trained model as the complete Hub folder that ships: python scripts/ship_model.py TRAINED --corpus CORPUS --out FOLDER.
+"""A trained model as the complete Hub folder that ships: ship_model.py TRAINED --corpus CORPUS --out FOLDER.
 
-It is calibrated first: a model that has read few works many times is surer of itself than it is right, and what it writes
-then repeats itself. Dividing its logits by one temperature, that which foretells the validation works best (Guo et al.
-2017, https://arxiv.org/abs/1706.04599), mends that; the division is put into its last norm, so that nobody need know.
+It is calibrated first: a model that has read few works many times is surer of itself than it is right, and what it
+writes then repeats itself. Dividing its logits by one temperature, that which foretells the validation works best (Guo
+et al. 2017, https://arxiv.org/abs/1706.04599), mends that; the division is put into its last norm, so that nobody need
+know.
 
 Weights are saved as halves, float16, which is half to download; `config.json` says float32, so that transformers turns
 them into what a CPU computes fast in.
@@ -43,7 +44,7 @@ def main() -> None:
     model = model.to(torch.float16)
     settings = {"do_sample": True, "temperature": told.temperature, "top_p": told.top_p, "top_k": 0}
     if told.repetition:  # transformers does not read settings in generation_config.json that it does not know
-        model.config.task_specific_params[TASK]["repetition"] = told.repetition
+        model.config.task_specific_params = {TASK: {**task_params(model), "repetition": told.repetition}}
     longest = getattr(model.config, "n_positions", None)
     model.generation_config.update(**settings, **({} if longest is None else {"max_length": longest}))
     aside = told.out.with_name(told.out.name + ".partial")
@@ -71,9 +72,10 @@ def main() -> None:
 
 
 def calibrate(model, tokenizer, corpus: Path) -> dict:
-    """Divide the logits by what foretells the validation works best; returns that, and bits a note before and after."""
-    composer = task_params(model)["composer"].replace("-", " ")
-    config = TrainingConfig(corpus=str(corpus), tokenizer="-", out="-", composers=(composer,))
+    """Divide the logits by what foretells the validation works best; that, and bits a note before and after."""
+    own = task_params(model).get("composer")
+    composers = (own.replace("-", " "),) if own else ()
+    config = TrainingConfig(corpus=str(corpus), tokenizer="-", out="-", composers=composers)
     pieces, layout = load_training_data(config, tokenizer, progress=False).validation, StreamLayout(tokenizer)
     bits: dict[float, float] = {}
     divided = 1.0

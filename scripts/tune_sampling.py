@@ -1,6 +1,7 @@
 """How a model should be sampled, by the validation works: python scripts/tune_sampling.py MODEL --corpus CORPUS.
 
-For each temperature, top_p and repetition (nats against loops of bars), pieces are written from nothing and judged against the validation split, as
+For each temperature, top_p and repetition (nats against loops of bars), pieces are written from nothing and judged
+against the validation split, as
 `musegen evaluate` does against the test split: how well a classifier tells them from real music (AUC, .5 is not at
 all), how far the figures are from those of real music, and what they share with the training works. The table is in
 order of the AUC; the report lies in --out. What is chosen goes into `generation_config.json`, by

@@ -365,6 +365,23 @@ def test_merged_violins_get_two_staves():
     assert [part.name for part in lay_out(alone).parts] == ["Violin"]  # double stops of one player
 
 
+def test_players_read_the_clef_of_their_instrument_unless_they_are_long_beyond_it():
+    def signs(program, *bars):
+        notes = [(96 * i + 24 * j, 24, pitch) for i, bar in enumerate(bars) for j, pitch in enumerate(bar)]
+        staff = lay_out(make_score([(program, notes)], [(0, 4, 4)])).parts[0].staves[0]
+        return [(clef.sign, clef.line) for clef in staff.clefs]
+
+    alto, bass, treble = ("C", 3), ("F", 4), ("G", 2)
+    # A phrase that climbs to the violin's and comes back, as violists read it; and a whole passage up there.
+    assert signs(41, [62, 66, 69, 74], [71, 74, 79, 69], [62, 66, 69, 62]) == [alto] * 3
+    high = [81, 83, 86, 83]
+    assert signs(41, [62, 66, 69, 62], high, high, [50, 54, 57, 50]) == [alto, treble, treble, alto]
+    # One low note, then some bars of a few high ones: a cellist begins in the bass clef.
+    assert signs(42, [57], [57], [78, 81, 79, 78], [81, 79, 78, 79])[:2] == [bass, bass]
+    # A keyboard has two usual ones.
+    assert signs(0, [36, 40, 43, 48])[0] in (bass, treble)
+
+
 def test_hands_are_divided_as_printed():
     import verovio
 

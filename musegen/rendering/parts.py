@@ -22,6 +22,7 @@ from musegen.tonality import estimate_key, spell
 
 _LEDGER_FREE = 4  # semitones beyond the staff that players read without effort
 _CLEF_CHANGE = 18.0  # semitones beyond that, summed over notes, that justify a change of clef
+_UNUSUAL = 6.0  # the same a bar, that justify another clef than the one that players of an instrument expect
 _SEVERAL = 8  # as many parts of one keyboard sound are still taken for different players
 
 
@@ -241,8 +242,12 @@ def _clefs(notes: Sequence[Note], choice: Sequence[gm.Clef], bars: list[Bar]) ->
         for i, clef in enumerate(choice):
             beyond = max(clef.low - note.pitch, note.pitch - clef.high, 0)
             cost[bar, i] += max(beyond - _LEDGER_FREE, 0) + 0.1 * beyond + 0.02 * i
+    start = np.arange(len(choice)) * 0.5
+    if choice[0] != gm.TREBLE:  # viola, cello, bassoon, trombone; of treble and bass neither is the usual one
+        cost[cost.any(axis=1), 1:] += _UNUSUAL
+        start[1:] += _CLEF_CHANGE
     came_from = np.zeros(cost.shape, dtype=np.int64)
-    total = cost[0] + np.arange(len(choice)) * 0.5
+    total = cost[0] + start
     change = _CLEF_CHANGE * (1 - np.eye(len(choice)))
     for i in range(1, len(bars)):
         paths = total[:, None] + change
