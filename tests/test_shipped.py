@@ -1,9 +1,11 @@
 """Names of the models that come with the package, in transformers' own functions."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from musegen import shipped
 from musegen.composing import compose, load_model
 from musegen.grid import bar_grid, note_array
-from musegen.models import build_model
+from musegen.models import PRESETS, build_model
 from musegen.sampling import SamplingOptions
 from musegen.scores import content_hash, parse_midi
+from musegen.training_config import TrainingConfig
 from musegen.wishes import Wishes
+
+ROOT = Path(__file__).parents[1]
 
 # What a process does with a name alone, without a network.
 PROGRAM = """
@@ -126,3 +131,31 @@ def test_what_a_shipped_model_is_asked_for_it_does(name):
     assert {track.program for track in piece.score.tracks} == {40, 42}
     assert {(t.numerator, t.denominator) for t in piece.score.time_signatures} == {(3, 4)}
     assert content_hash(parse_midi(piece.midi).score) == content_hash(piece.score)
+
+
+@pytest.mark.parametrize("kind", ["gpt", "lstm"])
+def test_the_recipes_are_what_the_weights_were_made_by(kind):
+    """`training.json` is what training itself wrote down; the script runs its stages in their order."""
+    script = (ROOT / f"scripts/reproduce_mozart_{kind}.sh").read_text(encoding="utf-8")
+    *stages, calibration = json.loads((shipped.CHECKPOINTS / f"mozart-{kind}" / "training.json").read_text("utf-8"))
+    names = [f"{kind}-1-pretrain", f"{kind}-2-tune"]
+    assert f"for part in {' '.join(names)}; do" in script
+    assert calibration["bits_per_note"] < calibration["bits_per_note_before"]
+    for name, stage in zip(names, stages, strict=True):
+        told = dataclasses.asdict(TrainingConfig.from_yaml(ROOT / f"scripts/mozart/{name}.yaml"))
+        ran = {**told, **stage["config"], "save_every": told["save_every"]}  # checkpoints change no weights
+        assert json.loads(json.dumps(ran)) == json.loads(json.dumps(told))
+    model = AutoModelForCausalLM.from_pretrained(f"mozart-{kind}")
+    own = model.generation_config
+    settings = f"--temperature {own.temperature}" + (" --repetition 4" if kind == "gpt" else "")
+    assert f"{settings} --out runs/mozart/shipped/mozart-{kind}\n" in script and own.top_p == 0.97
+
+
+@pytest.mark.parametrize("place", ["", "cpu"])
+def test_every_stage_of_a_recipe_goes_on_from_one_before(place):
+    made = set()
+    for path in sorted((ROOT / "scripts/mozart" / place).glob("*-[0-9]-*.yaml")):
+        config = TrainingConfig.from_yaml(path)
+        assert config.model in PRESETS or config.model in made, path
+        made.add(config.out)
+    assert {Path(out).name for out in made} >= set(NAMES)
