@@ -1,5 +1,6 @@
 """musegen.workers: whatever a task does to its worker, every task is reported once, rightly and in time."""
 
+import functools
 import gc
 import itertools
 import os
@@ -16,7 +17,7 @@ import pytest
 
 from musegen.errors import ConfigError, CorpusError, ScoreError, WorkerError
 from musegen.workers import WorkerLimits, WorkerPool
-from musegen.workers.protocol import read_reply
+from musegen.workers.protocol import read_reply, read_request
 
 resource = pytest.importorskip("resource", reason="signals and limits of POSIX")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, prctl and address-space limits of Linux")
@@ -825,6 +826,25 @@ def test_a_reply_can_call_nothing(harm):
     """What a worker that was taken over might send: refused before anything of it runs."""
     with pytest.raises(pickle.UnpicklingError, match="which is no data"):
         read_reply(pickle.dumps([1, harm]))
+
+
+@pytest.mark.parametrize("harm", [_Calls(os.system, ("true",)), _Calls(eval, ("1",)), _Calls(getattr, ("x", "upper"))])
+def test_a_task_can_call_nothing_either(pool, harm):
+    (refused,) = pool.map([("square", harm)])
+    assert refused.error.reason == "error" and "which is no data" in refused.error.detail
+    with pytest.raises(pickle.UnpicklingError, match="which is no data"):
+        read_request(pickle.dumps(os.stat))
+
+
+def test_functions_go_by_name_with_data_beside_them(tasks):
+    with pytest.raises(ConfigError, match=r"cannot be sent to a worker: .* which is no data"):
+        WorkerPool(functools.partial(tasks.noted, os.system))
+    with pytest.raises(ConfigError, match="importable by name"):
+        WorkerPool(tasks.call, initializer=[].clear)
+    with WorkerPool(functools.partial(tasks.square, seconds=0.0), workers=1) as pool:
+        assert pool.run(7) == 49
+    sent = [Path("a/b"), signal.SIGTERM, WorkerLimits(1.0), {"x": np.float32(2)}]
+    assert read_request(pickle.dumps(sent)) == sent
 
 
 def test_a_reply_of_data_comes_back():

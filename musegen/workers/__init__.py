@@ -23,9 +23,9 @@ parent even when it is killed: on Linux at once (`PR_SET_PDEATHSIG`), elsewhere 
 
 Workers are started as `python -c`, never by fork and never importing the parent's `__main__`: safe beside
 threads, in notebooks and in scripts without a main guard. Messages are pickles over a socket pair of the pool's own,
-never of a file or a network. What a worker sends back is read as data alone (`protocol.read_reply`), so that one which
-a damaged file has taken over cannot make its parent call anything. The limits contain accidents; a worker is no
-sandbox against code that an attacker gets to run.
+never of a file or a network, and are read as data alone both ways (`protocol.read_request`, `protocol.read_reply`): a
+function goes by its name, and a worker which a damaged file has taken over cannot make its parent call anything. The
+limits contain accidents; a worker is no sandbox against code that an attacker gets to run.
 """
 
 from musegen.workers.pool import WorkerPool

@@ -1,9 +1,8 @@
 """The inside of a worker process: one task a message, within limits that the kernel enforces.
 
-The function and the tasks that a worker is sent are unpickled without restraint, over a socket that only its parent
-holds: the parent names the code that the worker runs, and tasks may be any objects of a caller's, so no restrained
-reader can serve, and none would keep anything from the parent. What a file says is bytes in a task, and no pickle. The
-other way is guarded: a worker may have been taken over by a file (`protocol.read_reply`).
+Whatever comes over the socket, which only the parent holds, is read as data (`protocol.read_request`): a function by
+its name, tasks of plain values, paths, arrays and the package's own dataclasses. So is what goes back, since a worker
+may have been taken over by a file (`protocol.read_reply`).
 """
 
 import contextlib
@@ -30,6 +29,7 @@ from musegen.workers.protocol import (
     beyond,
     describe,
     read_reply,
+    read_request,
 )
 
 try:
@@ -114,7 +114,7 @@ def _perform(function: Callable, message: bytes, fence: _Fence) -> tuple[int, fl
     began = time.perf_counter()
     fence.close()
     try:
-        value = function(pickle.loads(message))  # noqa: S301 - the parent's, see above
+        value = function(read_request(message))
         try:
             kind, data = VALUE, pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
         except Exception as error:
@@ -171,11 +171,12 @@ def serve():
         for part in parts:
             connection.sendall(part)
 
-    limits, setup = read_reply(receive())  # data alone: a `WorkerLimits` and bytes
+    limits, setup = read_request(receive())  # a `WorkerLimits` and bytes
     try:
-        function, initializer = pickle.loads(setup)  # noqa: S301 - the parent's, see above
+        call, initializer = read_request(setup)
+        function = call.function()
         if initializer is not None:
-            initializer()
+            initializer.function()()
     except BaseException as error:
         reply(ERROR, 0.0, 0, True, _pickled_error(error, limits))
         return

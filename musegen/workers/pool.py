@@ -16,9 +16,11 @@ from musegen.workers.process import Flight, Outcome, Worker
 from musegen.workers.protocol import (
     ERROR,
     VALUE,
+    Call,
     WorkerLimits,
     describe,
     read_reply,
+    read_request,
 )
 
 _START_TRIES = 5  # deaths in a row before a first task, after which one more try is hopeless
@@ -95,10 +97,12 @@ class WorkerPool:
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if workers < 1:
             raise ConfigError(f"workers must be at least 1, not {workers}")
+        calls = Call.of(function), None if initializer is None else Call.of(initializer)
         try:
-            self._setup = pickle.dumps((function, initializer), protocol=pickle.HIGHEST_PROTOCOL)
+            self._setup = pickle.dumps(calls, protocol=pickle.HIGHEST_PROTOCOL)
+            read_request(self._setup)  # as a worker will
         except Exception as error:
-            raise ConfigError(f"a worker's function must be importable by name: {error}") from error
+            raise ConfigError(f"{function} cannot be sent to a worker: {error}") from error
         if b"__main__" in self._setup:
             raise ConfigError(f"{function} is in the main script; put it into a module that can be imported")
         self.workers = workers
@@ -125,7 +129,7 @@ class WorkerPool:
         caller that stops early abandons the few tasks under way.
 
         Args:
-            tasks: Picklable objects.
+            tasks: Plain values, paths, enumerations, numpy arrays, the package's own dataclasses and named tuples.
 
         Raises:
             WorkerError: If no worker can start.
