@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def measure_likelihood(model, tokenizer, rows, train=None, *, progress: bool = T
             tokens, whose figure is `markov_bits_per_note`. None leaves it out.
         progress: Show a bar.
     """
-    pieces = list(_encoded(tokenizer, rows))
+    pieces = list(encoded_pieces(tokenizer, rows))
     found = score_pieces(model, pieces, layout=StreamLayout(tokenizer), progress=progress)
     markov = {} if train is None else _markov_on(tokenizer, train, [ids for ids, _ in pieces], found.notes, progress)
     return {
@@ -149,8 +149,13 @@ def measure_likelihood(model, tokenizer, rows, train=None, *, progress: bool = T
     }
 
 
-def _encoded(tokenizer, rows):
-    """Ids, with the header that training has, and notes of each piece of a split."""
+def encoded_pieces(tokenizer, rows) -> Iterator[tuple[list[int], int]]:
+    """Ids, with BOS, EOS and the header that training has, and the number of notes of each piece of a split.
+
+    Args:
+        tokenizer: A `MusicTokenizer`.
+        rows: Of a split of `load_corpus`.
+    """
     for row, (_, score) in zip(rows, corpus_scores(rows)):
         yield tokenizer.encode_score(score, controls=controls_of(score, row.get("composer") or "")), row["notes"]
 
@@ -159,7 +164,9 @@ def _markov_on(tokenizer, train, held_out: list, notes: int, progress: bool) -> 
     """The n-gram model on a tokenizer's tokens, of the order that foretells the held-out pieces best."""
     from tqdm.auto import tqdm
 
-    pieces = tqdm(_encoded(tokenizer, train), "n-grams", len(train), unit="piece", disable=not progress, leave=False)
+    pieces = tqdm(
+        encoded_pieces(tokenizer, train), "n-grams", len(train), unit="piece", disable=not progress, leave=False
+    )
     known = [np.asarray(ids[1:]) for ids, _ in pieces]  # BOS is given, not foretold
     bits = {}
     for order in range(1, min(MARKOV_ORDERS, max_order(len(tokenizer))) + 1):

@@ -61,7 +61,7 @@ MAX_SOUNDING = 96  # notes at once; fewer than there are pitches, so that a prog
 _MAX_EMPTY_BARS = 2  # in a row; a model that has lost its way writes rests for ever
 _NO_PROGRAM = -2
 # What an instrument that was asked for and has not played gains, in nats: so much for each bar after the first few, up
-# to the most. Without it a small model forgets a part in half of its piano trios (docs/log.md).
+# to the most. Without it a small model forgets a part in most of its piano trios (docs/log.md).
 _ENTRY_BARS, _ENTRY_NATS, _MOST_ENTRY_NATS = 2, 1.0, 8.0
 _FOREVER = 2**30  # ticks
 _KNOWN = 4096  # states whose masks are kept, of 3 to 30 KB each

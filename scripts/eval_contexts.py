@@ -11,8 +11,8 @@ import os
 import sys
 
 from musegen.composing import load_model
-from musegen.controls import controls_of
-from musegen.corpus import corpus_scores, load_corpus
+from musegen.corpus import load_corpus
+from musegen.evaluation import encoded_pieces
 from musegen.layout import StreamLayout
 from musegen.likelihood import context_of, score_pieces
 
@@ -25,14 +25,10 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 256, 512, 1024, 2048], help="tokens")
     told = parser.parse_args()
     rows = load_corpus(told.corpus)["validation"]
-    scores = [score for _, score in corpus_scores(rows)]
     print(f"| model |{''.join(f' {context:,} |' for context in told.contexts)}\n|---|{'---|' * len(told.contexts)}")
     for name in told.models:
         model, tokenizer = load_model(name)
-        pieces = [
-            (tokenizer.encode_score(score, controls=controls_of(score, row["composer"] or "")), row["notes"])
-            for row, score in zip(rows, scores)
-        ]
+        pieces = list(encoded_pieces(tokenizer, rows))
         line = f"| {name} |"
         for context in told.contexts:
             if context > (context_of(model) or context):

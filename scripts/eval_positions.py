@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 
 from musegen.composing import load_model
-from musegen.controls import controls_of
-from musegen.corpus import corpus_scores, load_corpus
+from musegen.corpus import load_corpus
+from musegen.evaluation import encoded_pieces
 from musegen.layout import StreamLayout
 from musegen.likelihood import score_pieces
 from musegen.models.tuning import stretched
@@ -46,10 +46,7 @@ def main() -> None:
     told = parser.parse_args()
     model, tokenizer = load_model(told.model)
     rows = load_corpus(told.corpus)["validation"]
-    pieces = [
-        (tokenizer.encode_score(score, controls=controls_of(score, row["composer"] or "")), row["notes"])
-        for row, (_, score) in zip(rows, corpus_scores(rows))
-    ]
+    pieces = list(encoded_pieces(tokenizer, rows))
     layout, table = StreamLayout(tokenizer), model.transformer.wpe.weight.data  # (positions, width)
 
     def show(name: str, context: int) -> None:

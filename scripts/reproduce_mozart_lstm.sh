@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # mozart-lstm from its data: bash scripts/reproduce_mozart_lstm.sh MUTOPIA [cpu]
-# The same corpus, tokenizer and number of tokens as mozart-gpt, and about its size: about five minutes on one GPU (an
-# H200). With `cpu` a model of half the size, two and a half hours on one core. Interrupted, the same command goes on.
+# The same corpus, tokenizer and number of tokens as mozart-gpt, and about its size: about eight minutes on one GPU
+# (an H200). With `cpu` a model of half the size, two and a half hours on one core. Interrupted, the same command goes on.
 # `musegen` must be installed and on the PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -21,10 +21,10 @@ from scipy.optimize import minimize_scalar
 
 from musegen.composing import load_model
 from musegen.controls import TASK, task_params
+from musegen.corpus import load_corpus
+from musegen.evaluation import encoded_pieces
 from musegen.layout import StreamLayout
 from musegen.likelihood import score_pieces
-from musegen.training_config import TrainingConfig
-from musegen.training_data import load_training_data
 
 LIMIT = 25_000_000  # bytes of a shipped folder
 STAGE = ("best_step", "bits_per_note", "history", "config")
@@ -73,10 +73,8 @@ def main() -> None:
 
 def calibrate(model, tokenizer, corpus: Path) -> dict:
     """Divide the logits by what foretells the validation works best; that, and bits a note before and after."""
-    own = task_params(model).get("composer")
-    composers = (own.replace("-", " "),) if own else ()
-    config = TrainingConfig(corpus=str(corpus), tokenizer="-", out="-", composers=composers)
-    pieces, layout = load_training_data(config, tokenizer, progress=False).validation, StreamLayout(tokenizer)
+    pieces = list(encoded_pieces(tokenizer, load_corpus(corpus)["validation"]))
+    layout = StreamLayout(tokenizer)
     bits: dict[float, float] = {}
     divided = 1.0
 

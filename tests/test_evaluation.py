@@ -122,7 +122,7 @@ def test_bits_of_the_n_gram_model_on_any_tokens(monkeypatch, tiny_model, tokeniz
     rng = np.random.default_rng(0)
     train, held = ([rng.choice([3, 600, 1100], 20).tolist() for _ in range(n)] for n in (3, 2))
 
-    monkeypatch.setattr(evaluation, "_encoded", lambda _, rows: ((row["ids"], row["notes"]) for row in rows))
+    monkeypatch.setattr(evaluation, "encoded_pieces", lambda _, rows: ((row["ids"], row["notes"]) for row in rows))
     rows = [[{"ids": [0, *ids, 1], "notes": 4} for ids in split] for split in (held, train)]
     found = measure_likelihood(tiny_model, tokenizer, *rows, progress=False)
     texts = [[*ids, 1] for ids in train]

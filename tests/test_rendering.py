@@ -378,8 +378,8 @@ def test_players_read_the_clef_of_their_instrument_unless_they_are_long_beyond_i
     assert signs(41, [62, 66, 69, 62], high, high, [50, 54, 57, 50]) == [alto, treble, treble, alto]
     # One low note, then some bars of a few high ones: a cellist begins in the bass clef.
     assert signs(42, [57], [57], [78, 81, 79, 78], [81, 79, 78, 79])[:2] == [bass, bass]
-    # A keyboard has two usual ones.
-    assert signs(0, [36, 40, 43, 48])[0] in (bass, treble)
+    # A horn reads both: neither has to earn its place.
+    assert signs(60, [43, 48, 50, 43]) == [bass] and signs(60, [67, 72, 74, 67]) == [treble]
 
 
 def test_hands_are_divided_as_printed():
