@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from musegen import sharding
 from musegen.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -29,15 +30,36 @@ _NAME = re.compile(r"step-(\d+)$")
 _ASIDE = ("partial-", "replaced-")  # what a run that was killed while it saved may leave
 
 
-def save_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, keep: int = 2
-) -> Path:
+Tensors = dict[str, torch.Tensor]
+
+
+def snapshot(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True
+) -> tuple[Tensors, Tensors] | None:
+    """The weights by name, and the optimiser's state by `parameter|name`, on the CPU.
+
+    Args:
+        model: Unwrapped; if it is sharded, all processes have to come here, and each tensor is put together again.
+        optimizer: Over parameters of the model.
+        keep: Give the tensors out; None otherwise, for a process that only helps the others.
+    """
+    parameters = dict(model.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    slots = (
+        (f"{names[id(parameter)]}|{key}", value)
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    )
+    found = tuple(dict(sharding.whole_on_cpu(tensors, keep=keep)) for tensors in (parameters.items(), slots))
+    return found if keep else None
+
+
+def save_checkpoint(folder: Path, tensors: tuple[Tensors, Tensors], state: dict[str, Any], *, keep: int = 2) -> Path:
     """Write `folder/step-N`, N being `state["step"]`, and remove all but the newest `keep`.
 
     Args:
         folder: Of all checkpoints of a run.
-        model: Unwrapped.
-        optimizer: Over parameters of the model.
+        tensors: See `snapshot`.
         state: JSON values; no NaN, no infinity.
         keep: Checkpoints that stay, 1 or more.
 
@@ -51,7 +73,7 @@ def save_checkpoint(
         for left in (p for prefix in _ASIDE for p in folder.glob(f"{prefix}*")):
             shutil.rmtree(left)
         aside.mkdir()
-        _write_files(aside, model, optimizer, state)
+        _write_files(aside, tensors, state)
         if path.exists():
             path.rename(replaced)
         aside.rename(path)
@@ -67,10 +89,9 @@ def save_checkpoint(
     return path
 
 
-def _write_files(aside: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    parameters = dict(model.named_parameters())
-    save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, aside / FILES[0])
-    save_file(_optimizer_tensors(parameters, optimizer), aside / FILES[1])
+def _write_files(aside: Path, tensors: tuple[Tensors, Tensors], state: dict[str, Any]) -> None:
+    for name, part in zip(FILES, tensors):
+        save_file(part, aside / name)
     (aside / FILES[2]).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
     manifest = {"format": FORMAT, "files": {name: _checksum(aside / name) for name in FILES}}
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -119,7 +140,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and optimiser state in place. Call `read_state` first: it checks the files.
+    """Put a checkpoint's weights and optimiser state in place, in shards if the model is. Call `read_state` first: it
+    checks the files.
 
     Raises:
         CheckpointError: If the checkpoint is of another model.
@@ -135,7 +157,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         raise CheckpointError(f"{path}: a checkpoint of another model; its parameters differ in name or shape")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(sharding.like(weights[name], parameter))
     names = {id(p): name for name, p in parameters.items()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -144,17 +166,9 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
             # A fused optimiser wants its step count on the device of the parameter; others on the CPU.
             device = parameter.device if group.get("fused") else torch.device("cpu")
             optimizer.state[parameter] = {
-                key: value.to(device if key == "step" else parameter.device) for key, value in own.items()
+                key: value.to(device) if key == "step" else sharding.like(value, parameter)
+                for key, value in own.items()
             }
-
-
-def _optimizer_tensors(parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    names = {id(p): name for name, p in parameters.items()}
-    return {
-        f"{names[id(parameter)]}|{key}": value.detach().cpu().contiguous()
-        for parameter, slots in optimizer.state.items()
-        for key, value in slots.items()
-    }
 
 
 def _checksum(path: Path) -> str:

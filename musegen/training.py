@@ -1,7 +1,8 @@
 """The one Accelerate loop that trains every model of the package.
 
 One process or many, one device or none: the same global batches of pieces in memory, the same loss; a corpus that is
-streamed gives each process batches of its own (`musegen.blocks.parquet`). The loss of a step is the sum
+streamed gives each process batches of its own (`musegen.blocks.parquet`). Weights are whole in each process, or in
+shards (`musegen.sharding`); what is saved is the same. The loss of a step is the sum
 over the targets of all processes and micro-batches divided by their number, in nats a token. Dropout is seeded
 by the step and the process, so that a resumed run draws what an uninterrupted one draws.
 """
@@ -12,7 +13,6 @@ import dataclasses
 import inspect
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from musegen import checkpointing
+from musegen import checkpointing, sharding
 from musegen.blocks import ShardedPieces, position_ids
 from musegen.controls import TASK, task_params
 from musegen.errors import CheckpointError, ConfigError, TrainingError
@@ -44,7 +44,6 @@ from musegen.training_data import (
 HISTORY_FILE = "history.jsonl"
 DONE_FILE = "training.json"
 _PADDING_WARNING = "warn_if_padding_and_no_attention_mask"  # a method of transformers' models
-_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # names of accelerate's for what splits a model
 
 
 @dataclasses.dataclass
@@ -108,8 +107,8 @@ class Trainer:
             if hasattr(module, _PADDING_WARNING):
                 # It reads tokens back from the device in every pass, which makes a GPU wait; blocks have no padding.
                 setattr(module, _PADDING_WARNING, lambda *_: None)
+        self.model = sharding.prepare(self.accelerator, model)
         self.optimizer = make_optimizer(model, config)
-        self.model = self.accelerator.prepare_model(model)
         if config.compile:
             self.model = torch.compile(self.model)  # `bare` keeps the same weights under their own names
         self.out = Path(config.out)
@@ -197,13 +196,14 @@ class Trainer:
         mean = float(self._losses().mean())
         self._window = []
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        # Shards are gathered in every pass, so that all processes have to make the same ones.
+        together = self.accelerator.is_fsdp2
+        pieces = self.validation if together else self.validation[rank::world]
         with self.accelerator.autocast():
-            own = score_pieces(
-                self.bare, self.validation[rank::world], context=self.config.block_size, layout=self.layout
-            )
+            own = score_pieces(self.bare, pieces, context=self.config.block_size, layout=self.layout)
         sums = torch.tensor([own.nats, own.tokens, own.notes], dtype=torch.float64, device=self.accelerator.device)
-        sums = self.accelerator.reduce(sums, reduction="sum").tolist()
-        score = Likelihood(sums[0], int(sums[1]), int(sums[2]))
+        sums = self.accelerator.reduce(sums, reduction="mean" if together else "sum").tolist()
+        score = Likelihood(sums[0], round(sums[1]), round(sums[2]))
         self._check(math.isfinite(score.nats))
         row = {
             "step": self.step,
@@ -217,9 +217,12 @@ class Trainer:
         self.stale = 0 if better else self.stale + 1
         if better:
             self.best, self.best_step = score.nats_per_token, self.step
-        if self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        if better:
+            weights = sharding.whole_weights(self.bare, keep=main) if together else None
+        if main:
             if better:
-                save_model(self.bare, self.tokenizer, self.out)
+                save_model(self.bare, self.tokenizer, self.out, weights)
             write_text(self.out / HISTORY_FILE, "".join(json.dumps(r) + "\n" for r in self.history))
             self._board(row)
         return row
@@ -266,8 +269,12 @@ class Trainer:
     def _save(self) -> None:
         self._window = list(self._losses())
         state = self._state(gather_positions(self.stream, self.accelerator))
-        if self.accelerator.is_main_process:
-            checkpointing.save_checkpoint(self.out / "checkpoints", self.bare, self.optimizer, state)
+        together = self.accelerator.is_fsdp2
+        # Without shards the other processes have nothing to give.
+        main = self.accelerator.is_main_process
+        tensors = checkpointing.snapshot(self.bare, self.optimizer, keep=main) if main or together else None
+        if main:
+            checkpointing.save_checkpoint(self.out / "checkpoints", tensors, state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -321,7 +328,7 @@ def make_accelerator(config: TrainingConfig):
     """The `Accelerator` for a configuration; it finds processes and devices by itself.
 
     Raises:
-        ConfigError: If it was launched to shard the weights.
+        ConfigError: If it was launched to split the model in a way that this loop does not know.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -329,20 +336,26 @@ def make_accelerator(config: TrainingConfig):
     # accelerate keeps the precision of a process's first run for good; a second run may ask for another.
     # The process group, which is in PartialState, stays.
     AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available())
-    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" or accelerator.distributed_type in _SHARDED:
-        raise ConfigError(
-            "launched to shard the weights (FSDP, DeepSpeed or Megatron): this loop keeps and saves them whole, for "
-            "Muon and for exact resume; every preset fits one GPU: launch with scripts/accelerate/multi_gpu.yaml"
-        )
+    plugin = sharding.sharding_plugin()
+    accelerator = Accelerator(
+        mixed_precision=resolve_precision(config.precision), cpu=not torch.cuda.is_available(), fsdp_plugin=plugin
+    )
+    sharding.take_up(accelerator, plugin)
     return accelerator
 
 
-def save_model(model, tokenizer: MusicTokenizer, out: Path) -> None:
-    """Write model and tokenizer as a Hub folder; each file is replaced only when the new one is whole."""
+def save_model(model, tokenizer: MusicTokenizer, out: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write model and tokenizer as a Hub folder; each file is replaced only when the new one is whole.
+
+    Args:
+        model: Of transformers.
+        tokenizer: Saved beside it.
+        out: The folder.
+        weights: By name, in place of the model's own, which may be in shards.
+    """
     aside = out / ".partial"
     aside.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(aside)
+    model.save_pretrained(aside, state_dict=weights)
     tokenizer.save_pretrained(aside)
     for file in sorted(aside.iterdir()):
         file.replace(out / file.name)

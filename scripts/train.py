@@ -6,6 +6,7 @@ One process or many, this is `musegen train`; see docs/training.md for the setti
 import sys
 
 import yaml
+from accelerate.state import PartialState
 
 from musegen.errors import MusegenError
 from musegen.training import train_from_config
@@ -23,7 +24,8 @@ def main() -> int:
     except MusegenError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    print(f"best at step {result.best_step}: {result.bits_per_note:.3f} bits a note on the validation works")
+    if PartialState().is_main_process:
+        print(f"best at step {result.best_step}: {result.bits_per_note:.3f} bits a note on the validation works")
     return 0
 
 

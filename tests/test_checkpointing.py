@@ -28,7 +28,7 @@ def trained(steps):
 
 
 def save(folder, step):
-    return checkpointing.save_checkpoint(folder, *trained(step), {"step": step, "best": None})
+    return checkpointing.save_checkpoint(folder, checkpointing.snapshot(*trained(step)), {"step": step, "best": None})
 
 
 class Killed(BaseException):
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_a_state_is_strict_json_and_comes_back(tmp_path):
     state = {"step": 5, "window": [0.1 + 0.2, 1e-300], "best": None, "history": [{"step": 4}]}
-    path = checkpointing.save_checkpoint(tmp_path, *trained(1), state)
+    path = checkpointing.save_checkpoint(tmp_path, checkpointing.snapshot(*trained(1)), state)
     assert checkpointing.read_state(path) == json.loads((path / "state.json").read_text()) == state
     with pytest.raises(ValueError, match="JSON"):
-        checkpointing.save_checkpoint(tmp_path, *trained(1), {"step": 6, "best": math.nan})
+        checkpointing.save_checkpoint(tmp_path, checkpointing.snapshot(*trained(1)), {"step": 6, "best": math.nan})

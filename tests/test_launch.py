@@ -51,7 +51,7 @@ def test_launch_files(name):
     assert (config.distributed_type, config.num_processes, config.num_machines) == (kind, processes, machines)
     assert config.use_cpu is False  # with it one process starts, whatever their number
     args, environment = launch(name)
-    assert environment["ACCELERATE_MIXED_PRECISION"] == ("bf16" if name == "fsdp" else "no")
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
     if kind != DistributedType.NO:
         assert args.nproc_per_node == str(processes // machines)
     text = path.read_text()
@@ -72,18 +72,31 @@ def test_machines_find_each_other():
         assert args.rdzv_endpoint == "127.0.0.1:29500"
 
 
-def test_fsdp_wraps_layers_that_exist():
+def test_fsdp_gathers_layer_by_layer():
+    """By classes that the models name themselves: accelerate refuses a list of which a model lacks one."""
     from transformers import AutoModelForCausalLM
 
     _, environment = launch("fsdp")
-    assert environment["FSDP_VERSION"] == "2" and environment["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
-    names = set(environment["FSDP_TRANSFORMER_CLS_TO_WRAP"].split(","))
-    configs = (GPT2Config(n_layer=1, n_embd=8, n_head=1), MusicLstmConfig(hidden_size=8, num_layers=1))
-    kinds = {type(m).__name__ for c in configs for m in AutoModelForCausalLM.from_config(c).modules()}
-    assert len(names) == 2 and names <= kinds
+    assert environment["FSDP_VERSION"] == "2" and environment["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
+    assert "FSDP_TRANSFORMER_CLS_TO_WRAP" not in environment
+    for config in (GPT2Config(n_layer=3, n_embd=8, n_head=1), MusicLstmConfig(hidden_size=8, num_layers=3)):
+        model = AutoModelForCausalLM.from_config(config)
+        assert sum(type(module).__name__ in model._no_split_modules for module in model.modules()) == 3
 
 
-def test_a_launch_that_shards_is_refused_by_name(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match=r"FSDP.*multi_gpu\.yaml"):
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1: set fsdp_version: 2"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"DEEPSPEED: .*fsdp\.yaml"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            "lower micro_batch_size",
+        ),
+    ],
+)
+def test_other_ways_to_split_a_model_are_refused_by_name(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
         make_accelerator(TrainingConfig(optimizer="muon"))

@@ -48,7 +48,7 @@ def test_a_checkpoint_holds_all_of_the_state(tmp_path, kind):
     steps(whole, make_optimizer(whole, config), 8)
     optimizer = make_optimizer(first, config)
     steps(first, optimizer, 5)
-    path = checkpointing.save_checkpoint(tmp_path, first, optimizer, {"step": 5})
+    path = checkpointing.save_checkpoint(tmp_path, checkpointing.snapshot(first, optimizer), {"step": 5})
     optimizer = make_optimizer(second, config)
     checkpointing.read_state(path)
     checkpointing.load_checkpoint(path, second, optimizer)

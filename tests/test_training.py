@@ -234,6 +234,78 @@ def test_two_processes_with_muon_equal_one(ground, tmp_path):
         assert (together[name] - value).norm() <= 0.1 * moved
 
 
+_IN_SHARDS = """
+import pathlib, shutil, sys
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from musegen import training
+from musegen.training_config import TrainingConfig
+step = training.Trainer._train_step
+def in_shards(self, blocks):
+    for kind in (p for p in self.bare.parameters() if p.shape[0] > 1):
+        assert isinstance(kind, DTensor) and kind.to_local().numel() * 2 == kind.numel()
+    loss = step(self, blocks)
+    slots = [s for _, values in self.optimizer.state.items() for n, s in values.items() if n != "step"]
+    assert slots and all(isinstance(slot, DTensor) for slot in slots)
+    return loss
+training.Trainer._train_step = in_shards
+for path in map(pathlib.Path, pathlib.Path(sys.argv[1]).read_text().split()):
+    config = TrainingConfig.from_yaml(path)
+    out = pathlib.Path(config.out)
+    if out.name == "cut":
+        if dist.get_rank() == 0:
+            shutil.copytree(out.parent / "whole/checkpoints/step-6", out / "checkpoints/step-6")
+        dist.barrier()
+    training.train_from_config(config, progress=False)
+"""
+
+
+def test_weights_in_shards_equal_whole_ones(ground, straight, tmp_path):
+    """Two processes with half of every weight each: the same curve, checkpoints and folder; and exact resume."""
+    whole = config_of(ground, tmp_path / "whole", save_every=3, micro_batch_size=1)
+    cut = dataclasses.replace(whole, out=str(tmp_path / "cut"))
+    settings = {"hidden_size": 16, "embedding_size": 16, "num_layers": 2, "dropout": 0.0, "recurrent_dropout": 0.0}
+    changes = {"optimizer": "muon", "learning_rate": 0.004, "steps": 3, "eval_every": 3, "save_every": 3}
+    lstm = config_of(ground, tmp_path / "lstm", model="lstm-tiny", model_settings=settings, **changes)
+    paths = [tmp_path / f"{name}.config" for name in ("whole", "cut", "lstm")]
+    for path, config in zip(paths, (whole, cut, lstm)):
+        path.write_text(yaml.safe_dump({**dataclasses.asdict(config), "betas": list(config.betas)}))
+    (tmp_path / "in_shards.py").write_text(_IN_SHARDS)
+    (tmp_path / "whole.yaml").write_text("\n".join(map(str, paths)))
+    command = ["--config_file", ROOT / "scripts/accelerate/fsdp.yaml", "--num_processes", 2]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *command, tmp_path / "in_shards.py"]
+    command = [str(word) for word in (*command, tmp_path / "whole.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "UserWarning" not in done.stderr
+
+    records = [json.loads((Path(config.out) / "training.json").read_text()) for config in (whole, cut)]
+    assert [record["resumed_from"] for record in records] == [0, 6]
+    assert records[0]["parameters"] == sum(v.numel() for v in weights(straight[0].out).values())
+    for ours, theirs in zip(records[0]["history"], straight[1].history):
+        for name in ("train_nats", "validation_nats", "bits_per_note"):
+            assert abs(ours[name] - theirs[name]) < 1e-4
+    assert same(weights(whole.out), weights(straight[0].out), 2e-5)
+    assert same(weights(cut.out), weights(whole.out))
+    folders = [Path(config.out) for config in (whole, straight[0])]
+    names = [{p.name for p in folder.iterdir() if p.is_file()} for folder in folders]
+    assert names[0] == names[1]
+    assert folders[0].joinpath("config.json").read_text() == folders[1].joinpath("config.json").read_text()
+    saved = [load_file(folder / "model.safetensors") for folder in folders]
+    assert saved[0].keys() == saved[1].keys()
+    # The checkpoint goes on without shards, and the LSTM with Muon goes the way that it goes alone.
+    alone = dataclasses.replace(whole, out=str(tmp_path / "alone"))
+    shutil.copytree(folders[0] / "checkpoints" / "step-6", tmp_path / "alone" / "checkpoints" / "step-6")
+    assert train_from_config(alone, progress=False).resumed_from == 6
+    assert same(weights(alone.out), weights(whole.out), 2e-5)
+    one = dataclasses.replace(lstm, out=str(tmp_path / "one"))
+    train_from_config(one, progress=False)
+    start, together = weights_at_birth(one), weights(lstm.out)
+    for name, value in weights(one.out).items():
+        assert (together[name] - value).norm() <= 0.1 * (value - start[name]).norm()
+    load_causal_lm(lstm.out)
+
+
 def weights_at_birth(config):
     """The weights that a run of this configuration begins with."""
     torch.manual_seed(config.seed)

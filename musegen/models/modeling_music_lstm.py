@@ -42,6 +42,7 @@ class MusicLstmPreTrainedModel(PreTrainedModel):
     config_class = MusicLstmConfig
     base_model_prefix = "model"
     _is_stateful = True
+    _no_split_modules = ["MusicLstmLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
