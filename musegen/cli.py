@@ -230,7 +230,11 @@ def generate(
     model: Model,
     prompt: Annotated[Path | None, typer.Option(help="A score to go on from.")] = None,
     prompt_bars: Annotated[int, typer.Option(help="Bars of the prompt to keep.")] = 4,
-    bars: Annotated[int, typer.Option(help="New bars; 0 lets the model end.")] = 16,
+    bars: Annotated[int | None, typer.Option(help="New bars, 16 by default; 0 lets the model end.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(help="Sections, such as \"A A' B A'\", A8 B16 A, or minuet; what returns is the same."),
+    ] = None,
     num: Num = 1,
     composer: Composer = None,
     key: Key = None,
@@ -242,7 +246,7 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Draw from so many ids at the most; 0 for all.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Least probability, as a share of the likeliest id's.")] = None,
     repetition: Annotated[
-        float | None, typer.Option(help="Nats against endless loops of bars; the model's own by default.")
+        float | None, typer.Option(help="Nats against standing still; the model's own by default.")
     ] = None,
     seed: Seed = 0,
     out: Out = Path("music"),
@@ -259,11 +263,14 @@ def generate(
     _check_num(num)
     options = SamplingOptions(temperature, top_p, top_k, seed, min_p=min_p, repetition=repetition)
     wishes = Wishes(composer, key, time_signature, tempo, instruments)
+    if form and bars is not None:
+        raise RequestError("--bars: a --form says how many bars there are, eight for a letter without a number")
     opening = load_score(prompt).score if prompt else None
     pieces = compose(
         *load_writer(model),
         [opening] * num,
-        bars=bars or None,
+        bars=16 if bars is None else bars or None,
+        form=form,
         prompt_bars=prompt_bars if prompt else None,
         wishes=wishes,
         options=options,

@@ -19,8 +19,10 @@ from musegen import grid as g
 from musegen.blocks import infill_ids
 from musegen.controls import Controls, controls_of
 from musegen.errors import RequestError
+from musegen.forms import Section, parse_form
 from musegen.generation import Generation, SampledPiece, sample_pieces, stream
 from musegen.grammar import Grammar
+from musegen.id_tables import CLOSED
 from musegen.inference import Gpt2Weights
 from musegen.keeping import KeepingGrammar
 from musegen.layout import StreamLayout
@@ -47,6 +49,7 @@ class Composition:
         note_log_probs: Nats of each new note, in the order in which they were written: float64 (new notes,). What
             leads up to a note (bar line, position, program) counts with it.
         header: What the model was told, or said itself.
+        sections: Of the form that was asked for.
     """
 
     score: symusic.Score
@@ -55,6 +58,7 @@ class Composition:
     ended: bool
     note_log_probs: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     header: Controls = dataclasses.field(default_factory=Controls)
+    sections: tuple[Section, ...] = ()
 
     @property
     def midi(self) -> bytes:
@@ -117,6 +121,7 @@ def compose(
     wishes: Wishes | None = None,
     options: SamplingOptions | None = None,
     keys: Sequence[Sequence[int]] | None = None,
+    form: str | None = None,
     progress: bool = False,
 ) -> list[Composition]:
     """Write music, from nothing or on from given openings.
@@ -130,12 +135,17 @@ def compose(
         wishes: What the piece is to be.
         options: How to draw.
         keys: Names of each piece's randomness (`musegen.generation.Generation`).
+        form: Sections, of which some return (`musegen.forms.parse_form`); they say how many bars the piece has, and
+            `bars` does not count. An opening is the beginning of the first.
         progress: Show a bar.
 
     Raises:
         RequestError: For a request that cannot be met; says what is allowed.
     """
     wishes = (wishes or Wishes()).filled(model, tokenizer)
+    if form is not None:
+        request = _Request(tokenizer, prompts, None, prompt_bars, wishes)
+        return _Form(model, request, parse_form(form), options, keys).write(progress)
     request = _Request(tokenizer, prompts, bars, prompt_bars, wishes)
     written = sample_pieces(
         model, request.grammar, request.ids, request.budgets, options, keys=keys,
@@ -221,6 +231,108 @@ class _Request:
             set_tempo(score, self.wishes.tempo)
         nats = note_log_probs(self.tokenizer, piece.ids[piece.prompt_length :], piece.log_probs)
         return Composition(dress(score, header), piece.ids, self.given[i], piece.ended, nats, header)
+
+
+class _Form:
+    """A request written section by section.
+
+    The model writes each section knowing all that came before it, and how many bars the piece still has. It decides
+    when the last bar of a section is full, and no note rings into the next one.
+    """
+
+    def __init__(
+        self,
+        model,
+        request: _Request,
+        sections: tuple[Section, ...],
+        options: SamplingOptions | None,
+        keys: Sequence[Sequence[int]] | None,
+    ):
+        self.model, self.request, self.sections = model, request, sections
+        self.tokenizer, self.layout = request.tokenizer, StreamLayout(request.tokenizer)
+        self.total = sections[-1].first_bar - 1 + sections[-1].bars
+        if self.total > MAX_BARS:
+            raise RequestError(f"form: {self.total} bars; a piece has at most {MAX_BARS}")
+        if max(request.given) > sections[0].bars:
+            raise RequestError(
+                f"form: an opening of {max(request.given)} bars, where the first section has {sections[0].bars}; "
+                f"keep fewer (prompt_bars), or write {sections[0].name}{max(request.given)}"
+            )
+        self.options = options or SamplingOptions()
+        count = len(request.ids)
+        self.keys = [(self.options.seed, i) for i in range(count)] if keys is None else [tuple(key) for key in keys]
+        if len(self.keys) != count:
+            raise RequestError(f"{count} prompts and {len(self.keys)} keys: one each")
+        # Of each piece: what stands before its first bar, its bars, and those of its sections by name.
+        self.heads = [self.tokenizer.header_ids(header) for header in request.headers]
+        self.bars = [
+            [] if prompt is None else self.tokenizer.merge_bars(self.tokenizer.base_ids(prompt))
+            for prompt in request.prompts
+        ]
+        self.known: list[dict[str, list]] = [{} for _ in range(count)]
+        self.nats: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self.whole = [True] * count
+
+    def write(self, progress: bool = False) -> list[Composition]:
+        """All sections, one after the other."""
+        from tqdm.auto import tqdm
+
+        shown = [section for section in self.sections if section.new]
+        with tqdm(total=len(shown), desc="sections", disable=not progress) as bar:
+            for number, section in enumerate(self.sections):
+                self._section(number, section)
+                bar.update(section.new > 0)
+        return [self._finish(i) for i in range(len(self.bars))]
+
+    def _section(self, number: int, section: Section) -> None:
+        pieces = [i for i, whole in enumerate(self.whole) if whole]
+        for i in pieces:
+            if section.kept:
+                self.bars[i] += self.known[i][section.source][: section.kept]
+        end = section.first_bar - 1 + section.bars
+        writing = [i for i in pieces if len(self.bars[i]) < end]
+        if writing:
+            self._write(writing, number, end)
+        for i in pieces:
+            self.known[i][section.name] = self.bars[i][section.first_bar - 1 :]
+
+    def _write(self, pieces: list[int], number: int, end: int) -> None:
+        """The bars up to `end`."""
+        grammar, ids, states = self.request.grammar, [], []
+        for i in pieces:
+            ids.append(self.tokenizer.stream(self.bars[i], self.heads[i], total=self.total, eos=False))
+            state = dataclasses.replace(grammar.read(ids[-1]), total=self.total)
+            states.append(dataclasses.replace(state, kind=CLOSED) if self.bars[i] else state)
+        written = sample_pieces(
+            self.model, grammar, ids, [end] * len(pieces), self.options, states=states,
+            keys=[(*self.keys[i], number) for i in pieces], layout=self.layout,
+        )  # fmt: skip
+        for i, piece in zip(pieces, written):
+            if not self.bars[i]:  # the model may have said more of the piece than it was told
+                self.heads[i] = self.layout.header(piece.ids)
+            new = piece.ids[piece.prompt_length :]
+            marks = {self.tokenizer.eos_token_id, *np.flatnonzero(self.layout.left).tolist()}
+            bars = self.tokenizer.merge_bars(self.tokenizer.split([t for t in self._music(piece) if t not in marks]))
+            self.bars[i] += bars
+            self.nats[i].append(note_log_probs(self.tokenizer, new, piece.log_probs))
+            self.whole[i] = piece.ended and len(self.bars[i]) == end
+
+    def _music(self, piece: SampledPiece) -> list[int]:
+        """What a piece got, from its first new bar on."""
+        starts = self.layout.bar_starts(piece.ids)
+        starts = starts[starts >= piece.prompt_length]
+        return piece.ids[int(starts[0]) :] if len(starts) else []
+
+    def _finish(self, i: int) -> Composition:
+        ids = self.tokenizer.stream(self.bars[i], self.heads[i], total=self.total)
+        nats = self.nats[i] or [np.empty(0)]
+        sections = tuple(section for section in self.sections if section.first_bar <= len(self.bars[i]))
+        piece = self.request.finish(i, SampledPiece(ids, len(ids), ended=self.whole[i]))
+        starts = g.bar_grid(piece.score).starts
+        for section in sections:
+            if section.first_bar <= len(starts):
+                piece.score.markers.append(symusic.TextMeta(int(starts[section.first_bar - 1]), section.name))
+        return dataclasses.replace(piece, note_log_probs=np.concatenate(nats), sections=sections)
 
 
 def infill(

@@ -53,6 +53,7 @@ class SampleOptions:
         top_p: See `SamplingOptions`.
         seed: Of the first batch; the next takes the next seed.
         max_tokens: Of each; a model that has lost its way fills bars without end.
+        form: Sections (`musegen.forms.parse_form`); they say how many bars each has, and `bars` does not count.
     """
 
     num: int = 8
@@ -61,6 +62,7 @@ class SampleOptions:
     top_p: float | None = None
     seed: int = 0
     max_tokens: int = 8192
+    form: str | None = None
 
     def __post_init__(self):
         if not 2 <= self.num <= 1000:
@@ -190,7 +192,15 @@ def draw_samples(
             count = min(BATCH, options.num - first)
             seed = options.seed + first // BATCH
             sampling = SamplingOptions(options.temperature, options.top_p, seed=seed, max_tokens=options.max_tokens)
-            pieces = compose(model, tokenizer, [None] * count, bars=options.bars, options=sampling, progress=progress)
+            pieces = compose(
+                model,
+                tokenizer,
+                [None] * count,
+                bars=options.bars,
+                form=options.form,
+                options=sampling,
+                progress=progress,
+            )
             for i, piece in enumerate(pieces, first):
                 (aside / f"{label}-{i}.mid").write_bytes(piece.midi)
         (aside / SIGNATURE_FILE).write_text(

@@ -299,6 +299,7 @@ class Grammar(IdTables):
         if state.kind == LEFT:
             return True, ()
         silent = state.empty >= _MAX_EMPTY_BARS + (state.bars == 0) and not saturated
+        silent &= state.kind != CLOSED  # after what was given, however it ends, there is nothing but a new bar
         if state.kind not in _BOUNDARY or silent:
             return False, ()
         if bars is not None and state.bars >= bars:

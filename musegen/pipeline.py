@@ -30,13 +30,15 @@ class MusicGenerationPipeline(Pipeline):
     """`pipeline("music-generation", model=...)`.
 
     Called with nothing, a path, MIDI bytes or a `symusic.Score`, or a list of these, which are written side by side.
-    Options are `bars`, `prompt_bars`, `num_return_sequences`, and those of `musegen.wishes.Wishes` (composer, key,
-    time_signature, tempo, instruments, steady_metre) and `musegen.sampling.SamplingOptions` (temperature, top_p,
-    top_k, min_p, repetition, seed, max_tokens). The same seed gives the same piece whatever else is in the list.
+    Options are `bars` or `form` (`musegen.forms.parse_form`), `prompt_bars`, `num_return_sequences`, and those of
+    `musegen.wishes.Wishes` (composer, key, time_signature, tempo, instruments, steady_metre) and
+    `musegen.sampling.SamplingOptions` (temperature, top_p, top_k, min_p, repetition, seed, max_tokens). The same seed
+    gives the same piece whatever else is in the list.
 
     Returns for each input a dictionary, or a list of them if `num_return_sequences` is above 1: `score`
     (`symusic.Score`), `midi` (bytes), `input_ids`, `prompt_bars`, `ended` (whether it came to its end),
-    `note_log_probs` (nats of each new note) and `header` (what the model was told, or said itself).
+    `note_log_probs` (nats of each new note), `header` (what the model was told, or said itself) and `sections` (of the
+    form that was asked for).
     """
 
     _load_tokenizer = True
@@ -47,10 +49,12 @@ class MusicGenerationPipeline(Pipeline):
     _WISHES = tuple(field.name for field in dataclasses.fields(Wishes))
 
     def _sanitize_parameters(self, **kwargs: Any):
-        known = ("bars", "prompt_bars", "num_return_sequences", *self._WISHES, *self._SAMPLING)
+        known = ("bars", "form", "prompt_bars", "num_return_sequences", *self._WISHES, *self._SAMPLING)
         unknown = sorted(set(kwargs) - set(known))
         if unknown:
             raise RequestError(f"no option {', '.join(unknown)}; the options are {', '.join(known)}")
+        if kwargs.get("form") is not None and "bars" in kwargs:
+            raise RequestError("bars: a form says how many bars there are, eight for a letter without a number")
         return {}, kwargs, {}
 
     def __call__(self, inputs: Any = None, **kwargs: Any):
@@ -108,6 +112,7 @@ def _record(piece: Composition) -> dict[str, Any]:
         "ended": piece.ended,
         "note_log_probs": piece.note_log_probs,
         "header": piece.header,
+        "sections": piece.sections,
     }
 
 

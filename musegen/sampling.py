@@ -43,8 +43,8 @@ class SamplingOptions:
         seed: The same seed gives the same music, whatever else is in the batch.
         max_tokens: New ids a piece at the most, whatever the bar budget.
         min_p: Draw from ids at least so likely, as a share of the likeliest; 0 for all.
-        repetition: Nats taken from each id that goes on with a loop of bars beyond what music does
-            (`musegen.repetition`); 0 for none. Notes, motifs and returns of earlier bars are never punished.
+        repetition: Nats taken from an id for each note that goes on with bars which have been alike for longer than
+            those of real music (`musegen.repetition`); 0 for none. Motifs, phrases and returns are never punished.
     """
 
     temperature: float | None = None

@@ -18,5 +18,5 @@ else
     for part in gpt-1-pretrain gpt-2-tune; do
         musegen train "scripts/mozart/$part.yaml"
     done
-    python scripts/ship_model.py runs/mozart/mozart-gpt --corpus runs/mozart/corpus --temperature 0.92 --repetition 4 --out runs/mozart/shipped/mozart-gpt
+    python scripts/ship_model.py runs/mozart/mozart-gpt --corpus runs/mozart/corpus --temperature 0.9 --repetition 4 --out runs/mozart/shipped/mozart-gpt
 fi

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, default=0.97)
-    parser.add_argument("--repetition", type=float, default=0.0, help="nats against loops of bars")
+    parser.add_argument("--repetition", type=float, default=0.0, help="nats against standing still")
     told = parser.parse_args()
     model, tokenizer = load_model(told.trained)
     found = calibrate(model, tokenizer, told.corpus)

@@ -1,7 +1,7 @@
 """How a model should be sampled, by the validation works: python scripts/tune_sampling.py MODEL --corpus CORPUS.
 
-For each temperature, top_p and repetition (nats against loops of bars), pieces are written from nothing and judged
-against the validation split, as
+For each temperature, top_p and repetition (nats against standing still), pieces are written from nothing, or in a form
+(`--form`, of as many bars as `--bars`), and judged against the validation split, as
 `musegen evaluate` does against the test split: how well a classifier tells them from real music (AUC, .5 is not at
 all), how far the figures are from those of real music, and what they share with the training works. The table is in
 order of the AUC; the report lies in --out. What is chosen goes into `generation_config.json`, by
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=16)
     parser.add_argument("--bars", type=int, default=64)
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--form")
     told = parser.parse_args()
     splits = load_corpus(told.corpus)
     model, tokenizer = load_model(told.model)
@@ -39,7 +40,7 @@ def main() -> None:
     for temperature, top_p, repetition in itertools.product(told.temperature, told.top_p, told.repetition):
         label = f"t{temperature:g}-p{top_p:g}-r{repetition:g}"
         model.config.task_specific_params = {TASK: {**task_params(model), "repetition": repetition}}
-        options = SampleOptions(told.num, told.bars, temperature, top_p, told.seed)
+        options = SampleOptions(told.num, told.bars, temperature, top_p, told.seed, form=told.form)
         groups[label] = draw_samples(model, tokenizer, label, told.out / "samples" / label, options)
     results = judge(
         groups,

@@ -238,6 +238,33 @@ def test_music21_reads_the_same_bars():
     )
 
 
+def test_markers_are_rehearsal_marks(tmp_path):
+    """In the bar that they stand in, on top of the page alone; what cannot be printed is left out."""
+    import music21
+
+    score = make_score([(0, melody([24] * 32)[0]), (40, melody([24] * 32)[0])])
+    marks = [(0, "A"), (2 * 96 + 5, " A'\n<&> "), (3 * 96, "\x07"), (3 * 96 + 1, "B" * 99), (9999, "late")]
+    score.markers.extend([symusic.TextMeta(*mark) for mark in marks])
+    parsed = music21.converter.parseData(score_to_musicxml(score))
+    found = [
+        [
+            (bar.number, m.content)
+            for bar in part.getElementsByClass("Measure")
+            for m in bar[music21.expressions.RehearsalMark]
+        ]
+        for part in parsed.parts
+    ]
+    assert found == [[(1, "A"), (3, "A' <&>"), (4, "B" * 20)], []]
+    (path,) = render_sheet(score, tmp_path / "x.svg")
+    assert "A' <&>" in "".join(ElementTree.fromstring(path.read_text()).itertext())
+    score.markers.clear()
+    plain = pixels(render_roll(score, tmp_path / "plain.png", title="T")).astype(int)
+    score.markers.append(symusic.TextMeta(4 * 96, "B"))
+    marked = pixels(render_roll(score, tmp_path / "marked.png", title="T")).astype(int)
+    columns = np.flatnonzero((np.abs(marked - plain).max(axis=2) > 60).sum(axis=0))
+    assert 0.45 < columns[0] / marked.shape[1] and columns[-1] / marked.shape[1] < 0.58  # bar 5 of 8
+
+
 def test_spelling_matches_the_printed_score():
     """A minor-key movement without its key signature: key found, 98 % of the notes spelled as Mozart did."""
     import music21

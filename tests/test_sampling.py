@@ -11,7 +11,7 @@ from transformers import TopPLogitsWarper as TopP
 from musegen.errors import RequestError
 from musegen.grammar import Grammar, GrammarState
 from musegen.id_tables import POSITION
-from musegen.repetition import PLAYED, BarLoops
+from musegen.repetition import RUNS, BarLoops
 from musegen.sampling import Row, SamplingOptions, draw, grammar_scores
 
 
@@ -106,37 +106,57 @@ def test_doubts_are_settled_by_the_reference(grammar, state):
     assert draw(rows, logits, options, reference).tokens == [a, b] and asked == [0]
 
 
-def test_loops_are_punished_and_music_is_not(grammar, tokenizer):
+def test_what_stands_still_is_punished_and_music_is_not(grammar, tokenizer):
     vocab = tokenizer.remi.vocab
 
-    def bar(pitch):
-        return [vocab[n] for n in ("Bar_None", "TimeSig_2/4", "Position_0", f"Pitch_{pitch}", "Duration_1.0.24")]
+    def bar(*pitches):
+        """Two notes, an eighth apart."""
+        notes = [(f"Position_{12 * i}", f"Pitch_{p}", "Duration_0.12.24") for i, p in enumerate(pitches)]
+        return [vocab[n] for n in ("Bar_None", "TimeSig_2/4", *itertools.chain(*notes))]
 
     def punished(bars, begun=()):
+        """Names of the single ids that lose, and whether nothing gains."""
         loops = BarLoops(grammar)
         for token in [tokenizer.bos_token_id, *itertools.chain(*bars), *begun]:
             loops.advance(token)
         scores = np.zeros(len(grammar.legal), np.float32)
         loops.punish(scores, 3.0)
-        assert set(scores.tolist()) <= {0.0, -3.0}
-        return np.flatnonzero(scores).tolist()
+        assert scores.max() == 0
+        return {name for name, i in vocab.items() if scores[i]}, scores
 
-    a, b, c, d = map(bar, (60, 62, 64, 65))
-    # The bar that goes on is the last one here: whole, so that what comes next is a bar line.
-    assert punished([a] * PLAYED[1]) == []  # the fifth is not over: no fifth playing is known yet
-    assert vocab["Bar_None"] in punished([a] * (PLAYED[1] + 1))
-    assert punished([a] * PLAYED[1], a[:3]) == [a[3]]
-    assert punished([a] * PLAYED[1], b[:4]) == []
-    assert punished([a, b] * PLAYED[2], a[:2]) == [] or PLAYED[2] > 1
-    assert punished([a, b] * PLAYED[2] + [a], b[:3]) == [b[3]]
-    assert punished([a, b, c, d, a, b, c], d[:3]) == []
-    assert punished([a, b, c, d, b, a, c, d], a[:3]) == []
-    # How many bars are left changes with every bar near the end of a piece, and is no part of it.
-    lefts = [[vocab[f"Left_{step}"]] for step in range(9, 0, -1)]
-    counted = [[*left, *a] for left in lefts]
-    assert punished(counted[: PLAYED[1]], [*lefts[PLAYED[1]], *a[:3]]) == [a[3]]
-    over = punished(counted[: PLAYED[1] + 1])
-    assert {vocab["Left_1"], vocab["Bar_None"]} <= set(over) and tokenizer.eos_token_id not in over
+    a, b, c, d = bar(60, 62), bar(64, 65), bar(67, 69), bar(71, 72)
+    at = 3  # ids of a bar before its first pitch
+    most = RUNS[1] + 1
+    assert punished([a] * (most - 1), a[:at])[0] == set()
+    assert punished([a] * most, a[:at])[0] == {"Pitch_60"}  # not the one that belongs elsewhere in the bar
+    assert punished([a] * most, a[: at + 3])[0] == {"Pitch_62"}
+    assert punished([a] * most)[0] == set()  # the bar is full: what comes next is free
+    # Nearly equal bars stand still too; of the last one both notes are stale, of those before none.
+    alike = [bar(60, 62), bar(60, 64), bar(60, 65), bar(60, 67)]
+    assert punished(alike, a[:at])[0] == {"Pitch_60"} and punished(alike, a[: at + 3])[0] == {"Pitch_67"}
+    assert punished([bar(60, 62), bar(61, 64), bar(60, 65), bar(61, 67)], a[:at])[0] == set()
+    # Once half of a bar is its own, the rest may stay.
+    assert punished([a] * most, [*b[: at + 2], a[at + 2]])[0] == set()
+    # Two bars in turn, and a passage that returns.
+    assert punished([a, b] * 3, a[:at])[0] == {"Pitch_60"} and punished([a, b] * 2, a[:at])[0] == set()
+    assert punished([a, b, c, d, a, b, c, d], a[:at])[0] == set()
+    # How many bars are left is no part of a bar.
+    counted = [[vocab[f"Left_{9 - i}"], *a] for i in range(most)]
+    assert punished(counted, [vocab["Left_5"], *a[:at]])[0] == {"Pitch_60"}
+    # A merged id loses for each stale note that it strikes, counted here from its REMI tokens.
+    names = tokenizer._base_names
+    _, scores = punished([a] * most, a[:2])
+    wanted = np.zeros_like(scores)
+    for i, expansion in enumerate(tokenizer.expansions):
+        place = 0
+        for name in [names[base] for base in expansion]:
+            if name.startswith("Position_"):
+                place = int(name.partition("_")[2])
+            elif name == "Bar_None" or name.startswith("Program_"):
+                break
+            elif (place, name) in ((0, "Pitch_60"), (12, "Pitch_62")):
+                wanted[i] -= 3.0
+    assert np.array_equal(scores, wanted)
 
 
 @pytest.mark.parametrize(

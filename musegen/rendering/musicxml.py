@@ -119,6 +119,9 @@ def _write_part(parent: Element, part: Part, layout: Layout) -> None:
         if bar.length != bar.nominal:
             measure.set("implicit", "yes")
         _write_attributes(measure, part, layout, i)
+        if i in layout.marks and part is layout.parts[0]:
+            mark = _add(measure, "direction", placement="above")
+            _add(_add(mark, "direction-type"), "rehearsal", layout.marks[i])
         if i in layout.tempos and part is layout.parts[0]:
             _write_tempo(measure, layout.tempos[i], bar)
         for number in range(len(part.staves)):

@@ -24,6 +24,7 @@ _LEDGER_FREE = 4  # semitones beyond the staff that players read without effort
 _CLEF_CHANGE = 18.0  # semitones beyond that, summed over notes, that justify a change of clef
 _UNUSUAL = 6.0  # the same a bar, that justify another clef than the one that players of an instrument expect
 _SEVERAL = 8  # as many parts of one keyboard sound are still taken for different players
+_MARK_LETTERS = 20  # of a marker that are printed
 
 
 @dataclasses.dataclass
@@ -67,12 +68,14 @@ class Layout:
         keys: The key signature of each bar, number of sharps, flats negative.
         tempos: Bar index to quarters a minute, where a tempo is printed.
         parts: From the top of the page down.
+        marks: Bar index to a rehearsal mark: the score's markers, such as names of sections.
     """
 
     bars: list[Bar]
     keys: list[int]
     tempos: dict[int, float]
     parts: list[Part]
+    marks: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
 def lay_out(score: symusic.Score) -> Layout:
@@ -104,7 +107,7 @@ def lay_out(score: symusic.Score) -> Layout:
             if len(part.staves) == 2:
                 choice = (gm.TREBLE, gm.BASS) if i == 0 else (gm.BASS, gm.TREBLE)
             staff.clefs = _clefs(staff.notes, choice, bars)
-    return Layout(bars, keys, _tempos(score, bars), parts)
+    return Layout(bars, keys, _tempos(score, bars), parts, bar_marks(score, bars))
 
 
 def _units(track: symusic.Track, tpq: int) -> list[Note]:
@@ -258,6 +261,18 @@ def _clefs(notes: Sequence[Note], choice: Sequence[gm.Clef], bars: list[Bar]) ->
         clefs.append(choice[state])
         state = int(came_from[i, state])
     return clefs[::-1]
+
+
+def bar_marks(score: symusic.Score, bars: list[Bar]) -> dict[int, str]:
+    """The markers of a score by the index of the bar that they stand in; of several in one bar the first."""
+    starts = np.array([bar.start for bar in bars])
+    marks: dict[int, str] = {}
+    for marker in sorted(score.markers, key=lambda marker: marker.time):
+        time = to_units(marker.time, score.ticks_per_quarter)
+        text = "".join(c for c in " ".join(marker.text.split()) if c.isprintable())[:_MARK_LETTERS]
+        if text and 0 <= time < bars[-1].end:
+            marks.setdefault(int(np.searchsorted(starts, time, side="right")) - 1, text)
+    return marks
 
 
 def _tempos(score: symusic.Score, bars: list[Bar]) -> dict[int, float]:

@@ -13,6 +13,7 @@ import symusic
 from musegen.instruments import program_name
 from musegen.rendering.files import RenderingError, replacing
 from musegen.rendering.meters import UNITS, Bar, lay_bars
+from musegen.rendering.parts import bar_marks
 from musegen.rendering.quantization import to_units
 
 # Okabe and Ito, "Color Universal Design" (2008), without black and yellow, which a white page swallows.
@@ -66,6 +67,7 @@ def render_roll(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw_grid(axes, bars, low, high, prompt_bars)
+    _draw_marks(axes, bars, bar_marks(score.to("tick"), bars))
     _draw_notes(axes, notes)
     axes.set(xlim=(0, end), ylim=(low, high), xlabel="Bar")
     if title:
@@ -123,6 +125,15 @@ def _draw_grid(axes, bars: list[Bar], low: int, high: int, prompt_bars: int | No
     axes.tick_params(length=2, color="#888888")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _draw_marks(axes, bars: list[Bar], marks: dict[int, str]) -> None:
+    """Names of sections above the picture, and a line where each begins."""
+    for i, text in marks.items():
+        start = bars[i].start / UNITS
+        axes.axvline(start, color="#666666", linewidth=1.0, zorder=1.6)
+        axes.annotate(text, (start, 1), xycoords=("data", "axes fraction"), xytext=(2, 2), textcoords="offset points",
+                      fontsize=9, fontweight="bold", color="#333333", annotation_clip=False)  # fmt: skip
 
 
 def _draw_notes(axes, notes: dict[tuple[int, bool], dict[str, np.ndarray]]) -> None:
