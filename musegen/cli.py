@@ -220,6 +220,9 @@ Composer = Annotated[
 ]
 Key = Annotated[str | None, typer.Option(help="Such as 'D major', 'f# minor', 'Bb'.")]
 Instruments = Annotated[str | None, typer.Option(help="Such as piano, 'string quartet', 'flute, harp'.")]
+Form = Annotated[
+    str | None, typer.Option(help="Sections, such as \"A A' B A'\", A8 B16 A, or minuet; what returns is the same.")
+]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Engrave sheet music.")]
 Roll = Annotated[bool, typer.Option("--roll", help="Draw a piano roll.")]
 Audio = Annotated[bool, typer.Option("--audio", help="Render audio.")]
@@ -231,10 +234,7 @@ def generate(
     prompt: Annotated[Path | None, typer.Option(help="A score to go on from.")] = None,
     prompt_bars: Annotated[int, typer.Option(help="Bars of the prompt to keep.")] = 4,
     bars: Annotated[int | None, typer.Option(help="New bars, 16 by default; 0 lets the model end.")] = None,
-    form: Annotated[
-        str | None,
-        typer.Option(help="Sections, such as \"A A' B A'\", A8 B16 A, or minuet; what returns is the same."),
-    ] = None,
+    form: Form = None,
     num: Num = 1,
     composer: Composer = None,
     key: Key = None,
@@ -246,7 +246,7 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Draw from so many ids at the most; 0 for all.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Least probability, as a share of the likeliest id's.")] = None,
     repetition: Annotated[
-        float | None, typer.Option(help="Nats against standing still; the model's own by default.")
+        float | None, typer.Option(help="Nats against standing still; else the model's own.")
     ] = None,
     seed: Seed = 0,
     out: Out = Path("music"),
@@ -267,15 +267,9 @@ def generate(
         raise RequestError("--bars: a --form says how many bars there are, eight for a letter without a number")
     opening = load_score(prompt).score if prompt else None
     pieces = compose(
-        *load_writer(model),
-        [opening] * num,
-        bars=16 if bars is None else bars or None,
-        form=form,
-        prompt_bars=prompt_bars if prompt else None,
-        wishes=wishes,
-        options=options,
-        progress=True,
-    )
+        *load_writer(model), [opening] * num, bars=16 if bars is None else bars or None, form=form,
+        prompt_bars=prompt_bars if prompt else None, wishes=wishes, options=options, progress=True,
+    )  # fmt: skip
     _write_pieces(pieces, out, f"{Path(model).name}-{seed}", sheet=sheet, roll=roll, audio=audio)
 
 

@@ -19,10 +19,10 @@ from musegen import grid as g
 from musegen.blocks import infill_ids
 from musegen.controls import Controls, controls_of
 from musegen.errors import RequestError
+from musegen.forming import SectionWriter
 from musegen.forms import Section, parse_form
 from musegen.generation import Generation, SampledPiece, sample_pieces, stream
 from musegen.grammar import Grammar
-from musegen.id_tables import CLOSED
 from musegen.inference import Gpt2Weights
 from musegen.keeping import KeepingGrammar
 from musegen.layout import StreamLayout
@@ -145,7 +145,7 @@ def compose(
     wishes = (wishes or Wishes()).filled(model, tokenizer)
     if form is not None:
         request = _Request(tokenizer, prompts, None, prompt_bars, wishes)
-        return _Form(model, request, parse_form(form), options, keys).write(progress)
+        return SectionWriter(model, request, parse_form(form), options, keys).write(progress)
     request = _Request(tokenizer, prompts, bars, prompt_bars, wishes)
     written = sample_pieces(
         model, request.grammar, request.ids, request.budgets, options, keys=keys,
@@ -201,7 +201,12 @@ class _Request:
         if programs is not None:
             programs = {*programs, *(i for header, p in zip(self.headers, self.prompts) if p for i in header.programs)}
         self.grammar = Grammar(
-            tokenizer, programs, steady_metre=wishes.steady_metre, metre=wishes.metre, asked=wishes.programs or ()
+            tokenizer,
+            programs,
+            steady_metre=wishes.steady_metre,
+            metre=wishes.metre,
+            asked=wishes.programs or (),
+            key=wishes.tonic,
         )
         self.given, self.ids, self.budgets = [], [], []
         for prompt, header in zip(self.prompts, self.headers):
@@ -231,108 +236,6 @@ class _Request:
             set_tempo(score, self.wishes.tempo)
         nats = note_log_probs(self.tokenizer, piece.ids[piece.prompt_length :], piece.log_probs)
         return Composition(dress(score, header), piece.ids, self.given[i], piece.ended, nats, header)
-
-
-class _Form:
-    """A request written section by section.
-
-    The model writes each section knowing all that came before it, and how many bars the piece still has. It decides
-    when the last bar of a section is full, and no note rings into the next one.
-    """
-
-    def __init__(
-        self,
-        model,
-        request: _Request,
-        sections: tuple[Section, ...],
-        options: SamplingOptions | None,
-        keys: Sequence[Sequence[int]] | None,
-    ):
-        self.model, self.request, self.sections = model, request, sections
-        self.tokenizer, self.layout = request.tokenizer, StreamLayout(request.tokenizer)
-        self.total = sections[-1].first_bar - 1 + sections[-1].bars
-        if self.total > MAX_BARS:
-            raise RequestError(f"form: {self.total} bars; a piece has at most {MAX_BARS}")
-        if max(request.given) > sections[0].bars:
-            raise RequestError(
-                f"form: an opening of {max(request.given)} bars, where the first section has {sections[0].bars}; "
-                f"keep fewer (prompt_bars), or write {sections[0].name}{max(request.given)}"
-            )
-        self.options = options or SamplingOptions()
-        count = len(request.ids)
-        self.keys = [(self.options.seed, i) for i in range(count)] if keys is None else [tuple(key) for key in keys]
-        if len(self.keys) != count:
-            raise RequestError(f"{count} prompts and {len(self.keys)} keys: one each")
-        # Of each piece: what stands before its first bar, its bars, and those of its sections by name.
-        self.heads = [self.tokenizer.header_ids(header) for header in request.headers]
-        self.bars = [
-            [] if prompt is None else self.tokenizer.merge_bars(self.tokenizer.base_ids(prompt))
-            for prompt in request.prompts
-        ]
-        self.known: list[dict[str, list]] = [{} for _ in range(count)]
-        self.nats: list[list[np.ndarray]] = [[] for _ in range(count)]
-        self.whole = [True] * count
-
-    def write(self, progress: bool = False) -> list[Composition]:
-        """All sections, one after the other."""
-        from tqdm.auto import tqdm
-
-        shown = [section for section in self.sections if section.new]
-        with tqdm(total=len(shown), desc="sections", disable=not progress) as bar:
-            for number, section in enumerate(self.sections):
-                self._section(number, section)
-                bar.update(section.new > 0)
-        return [self._finish(i) for i in range(len(self.bars))]
-
-    def _section(self, number: int, section: Section) -> None:
-        pieces = [i for i, whole in enumerate(self.whole) if whole]
-        for i in pieces:
-            if section.kept:
-                self.bars[i] += self.known[i][section.source][: section.kept]
-        end = section.first_bar - 1 + section.bars
-        writing = [i for i in pieces if len(self.bars[i]) < end]
-        if writing:
-            self._write(writing, number, end)
-        for i in pieces:
-            self.known[i][section.name] = self.bars[i][section.first_bar - 1 :]
-
-    def _write(self, pieces: list[int], number: int, end: int) -> None:
-        """The bars up to `end`."""
-        grammar, ids, states = self.request.grammar, [], []
-        for i in pieces:
-            ids.append(self.tokenizer.stream(self.bars[i], self.heads[i], total=self.total, eos=False))
-            state = dataclasses.replace(grammar.read(ids[-1]), total=self.total)
-            states.append(dataclasses.replace(state, kind=CLOSED) if self.bars[i] else state)
-        written = sample_pieces(
-            self.model, grammar, ids, [end] * len(pieces), self.options, states=states,
-            keys=[(*self.keys[i], number) for i in pieces], layout=self.layout,
-        )  # fmt: skip
-        for i, piece in zip(pieces, written):
-            if not self.bars[i]:  # the model may have said more of the piece than it was told
-                self.heads[i] = self.layout.header(piece.ids)
-            new = piece.ids[piece.prompt_length :]
-            marks = {self.tokenizer.eos_token_id, *np.flatnonzero(self.layout.left).tolist()}
-            bars = self.tokenizer.merge_bars(self.tokenizer.split([t for t in self._music(piece) if t not in marks]))
-            self.bars[i] += bars
-            self.nats[i].append(note_log_probs(self.tokenizer, new, piece.log_probs))
-            self.whole[i] = piece.ended and len(self.bars[i]) == end
-
-    def _music(self, piece: SampledPiece) -> list[int]:
-        """What a piece got, from its first new bar on."""
-        starts = self.layout.bar_starts(piece.ids)
-        starts = starts[starts >= piece.prompt_length]
-        return piece.ids[int(starts[0]) :] if len(starts) else []
-
-    def _finish(self, i: int) -> Composition:
-        ids = self.tokenizer.stream(self.bars[i], self.heads[i], total=self.total)
-        nats = self.nats[i] or [np.empty(0)]
-        sections = tuple(section for section in self.sections if section.first_bar <= len(self.bars[i]))
-        piece = self.request.finish(i, SampledPiece(ids, len(ids), ended=self.whole[i]))
-        starts = g.bar_grid(piece.score).starts
-        for section in sections:
-            if section.first_bar <= len(starts):
-                piece.score.markers.append(symusic.TextMeta(int(starts[section.first_bar - 1]), section.name))
-        return dataclasses.replace(piece, note_log_probs=np.concatenate(nats), sections=sections)
 
 
 def infill(
@@ -382,7 +285,7 @@ def infill(
     wishes = (wishes or Wishes()).filled(model, tokenizer)
     header = wishes.header(tokenizer, controls_of(score))
     head = tokenizer.header_ids(header)
-    grammar = Grammar(tokenizer, header.programs or None, steady_metre=True, metre=metres.pop())
+    grammar = Grammar(tokenizer, header.programs or None, steady_metre=True, metre=metres.pop(), key=wishes.tonic)
     low, high = _surroundings(bars, start, end, context_of(model), len(head))
     ids = infill_ids(tokenizer, bars, head, start, end, first=low, stop=high, filled=False)
     state = dataclasses.replace(grammar.read(ids), total=len(bars) - start, metre=-1)

@@ -29,7 +29,7 @@ from musegen.errors import RequestError
 from musegen.tonality import estimate_key
 
 # The pipeline's; under it `task_specific_params` of a model's configuration names the composer that it was tuned to,
-# and how much it is held against loops of bars.
+# and how much it is held against standing still.
 TASK = "music-generation"
 CONTINUED, GAP = "CNT", "GAP"
 # Bars left, by the lowest number that a token stands for: exact up to 15, then in steps of about a fifth.

@@ -63,6 +63,10 @@ _NO_PROGRAM = -2
 # What an instrument that was asked for and has not played gains, in nats: so much for each bar after the first few, up
 # to the most. Without it a small model forgets a part in most of its piano trios (docs/log.md).
 _ENTRY_BARS, _ENTRY_NATS, _MOST_ENTRY_NATS = 2, 1.0, 8.0
+_DRUMS = -1  # program
+_FOREIGN_NATS = 0.5
+_MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)
+_MINOR_SCALE = (0, 2, 3, 5, 7, 8, 9, 10, 11)  # with the sixth and seventh degrees of both its forms
 _FOREVER = 2**30  # ticks
 _KNOWN = 4096  # states whose masks are kept, of 3 to 30 KB each
 
@@ -159,6 +163,7 @@ class Grammar(IdTables):
         steady_metre: Whether every bar must have the metre of the first.
         metre: Numerator and denominator of the first bar; None lets the model choose.
         asked: Programs that are to come in, of those that may play (`late_entries`).
+        key: Pitch class of the tonic, and whether the key is minor, that was asked for (`foreign_notes`).
 
     Raises:
         RequestError: For a metre that is not written here.
@@ -172,6 +177,7 @@ class Grammar(IdTables):
         steady_metre: bool = False,
         metre: tuple[int, int] | None = None,
         asked: Collection[int] = (),
+        key: tuple[int, bool] | None = None,
     ):
         super().__init__(tokenizer)
         self.steady_metre = steady_metre
@@ -184,6 +190,7 @@ class Grammar(IdTables):
         self._known: dict[tuple, tuple[np.ndarray, _Notes]] = {}
         self._playable: dict[frozenset, np.ndarray] = {}
         self._entering: dict[frozenset, np.ndarray] = {}
+        self._foreign = None if key is None else self._outside(*key)
 
     def advance(self, state: GrammarState, token: int) -> GrammarState:
         """The state after a token, legal or not."""
@@ -286,6 +293,25 @@ class Grammar(IdTables):
         if missing not in self._entering:
             self._entering[missing] = np.array([not missing.isdisjoint(named) for named in self._named])
         return self._entering[missing], min(waited * _ENTRY_NATS, _MOST_ENTRY_NATS)
+
+    def foreign_notes(self, state: GrammarState) -> np.ndarray | None:
+        """Nats that each id loses, float32 (vocabulary,), for notes outside the key that was asked for.
+
+        None where no key was asked for, and for drums. A person who asks for D major wants to hear it; a model that
+        is told of it may be elsewhere before the first cadence. It may still leave the key, where it is sure.
+        """
+        return None if self._foreign is None or state.program == _DRUMS else self._foreign
+
+    def _outside(self, tonic: int, minor: bool) -> np.ndarray:
+        scale = {(tonic + step) % 12 for step in (_MINOR_SCALE if minor else _MAJOR_SCALE)}
+        lost = np.zeros(len(self.legal), np.float32)
+        for token, expansion in enumerate(self._expansions):
+            program = _NO_PROGRAM
+            for base in expansion:
+                kind, value = self._kind[base], int(self._value[base])
+                program = value if kind == PROGRAM else program
+                lost[token] += kind == PITCH and program != _DRUMS and value % 12 not in scale
+        return lost * np.float32(_FOREIGN_NATS)
 
     def _saturated(self, state: GrammarState) -> bool:
         """Whether so much sounds that nothing more may begin before the next bar."""

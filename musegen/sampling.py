@@ -150,7 +150,8 @@ class Draw:
 def grammar_scores(rows: Sequence[Row], logits: np.ndarray) -> np.ndarray:
     """Logits, float32 (rows, vocabulary), with -inf where the grammar says no.
 
-    Instruments that were asked for and are late gain a little (`Grammar.late_entries`).
+    Instruments that were asked for and are late gain a little (`Grammar.late_entries`), and notes outside a key that
+    was asked for lose a little (`Grammar.foreign_notes`).
 
     Where a bar may end, what the model would give to any way of ending it (a bar line, any number of bars left, the
     end of the piece) is given to the ways that are allowed. So the model decides when a bar is full, and the bar
@@ -163,6 +164,9 @@ def grammar_scores(rows: Sequence[Row], logits: np.ndarray) -> np.ndarray:
         late = row.grammar.late_entries(row.state)
         if late is not None:
             scores[i, late[0]] += late[1]
+        foreign = row.grammar.foreign_notes(row.state)
+        if foreign is not None:
+            scores[i] -= foreign
         ways = row.grammar.ways_on
         kept = ways[allowed[i][ways]]
         if row.state.kind in BAR_ENDS and 0 < len(kept) < len(ways):

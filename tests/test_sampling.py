@@ -1,5 +1,6 @@
 """Draws against transformers' own warpers, and against the probabilities they should have."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -194,6 +195,26 @@ def test_an_instrument_that_was_asked_for_comes_in_though_the_model_forgets_it(t
     assert row.ended and row.state.bars == 16
     assert (set(entries) == {40, 42}) is both and 40 in entries
     assert not both or entries[42] > 2
+
+
+@pytest.mark.parametrize(
+    ("key", "outside"), [((2, False), {0, 3, 5, 8, 10}), ((7, True), {8, 11, 1}), ((0, False), {1, 3, 6, 8, 10})]
+)
+def test_notes_outside_the_key_that_was_asked_for_lose(tokenizer, key, outside):
+    """G minor has both E flat and E, F and F sharp."""
+    asked, plain = Grammar(tokenizer, key=key), Grammar(tokenizer)
+    logits = np.random.default_rng(3).normal(0, 2, (1, len(plain.legal))).astype(np.float32)
+    state = GrammarState(POSITION, 0, 48, bars=1, notes=True, program=0)
+    with_key, without = (grammar_scores([Row(g, state, None, SamplingOptions())], logits)[0] for g in (asked, plain))
+    open_ = np.isfinite(without)
+    names, lost = tokenizer._base_names, np.zeros(len(logits[0]))
+    for i, expansion in enumerate(tokenizer.expansions):
+        pitches = [int(names[base][6:]) for base in expansion if names[base].startswith("Pitch_")]
+        lost[i] = 0.5 * sum(pitch % 12 in outside for pitch in pitches)
+    assert np.array_equal(np.isfinite(with_key), open_) and set(lost[open_]) >= {0.0, 0.5}
+    assert np.allclose(with_key[open_], without[open_] - lost[open_], atol=1e-5)
+    drums = dataclasses.replace(state, program=-1)
+    assert np.array_equal(*(grammar_scores([Row(g, drums, None, SamplingOptions())], logits) for g in (asked, plain)))
 
 
 def test_only_ids_that_bring_a_late_instrument_gain(tokenizer):
