@@ -163,6 +163,7 @@ def compose_bars(
     prompt_bars: int | None = None,
     wishes: Wishes | None = None,
     options: SamplingOptions | None = None,
+    form: str | None = None,
     stop: threading.Event | None = None,
     finish: Callable[[list[Composition]], None] | None = None,
 ) -> Iterator[ComposedBar]:
@@ -173,15 +174,26 @@ def compose_bars(
         finish: Called at the end, stopped or not, with the pieces as far as they have come.
     """
     wishes = (wishes or Wishes()).filled(model, tokenizer)
-    request = _Request(tokenizer, prompts, bars, prompt_bars, wishes)
-    work = Generation(model, request.grammar, request.ids, request.budgets, options, layout=StreamLayout(tokenizer))
+    request = _Request(tokenizer, prompts, None if form is not None else bars, prompt_bars, wishes)
+    if form is not None:
+        writer = SectionWriter(model, request, parse_form(form), options, None)
+        made, pieces = writer.stream(stop), writer.finish
+    else:
+        work = Generation(
+            model, request.grammar, request.ids, request.budgets, options, layout=StreamLayout(tokenizer)
+        )
+        made = stream(work, stop=stop)
+
+        def pieces() -> list[Composition]:
+            return [request.finish(i, piece) for i, piece in enumerate(work.pieces)]
+
     try:
-        for bar in stream(work, stop=stop):
+        for bar in made:
             score = tokenizer.decode_score(bar.ids)
             yield ComposedBar(bar.piece, bar.number + 1, score, bar.ended)
     finally:
         if finish is not None:
-            finish([request.finish(i, piece) for i, piece in enumerate(work.pieces)])
+            finish(pieces())
 
 
 class _Request:

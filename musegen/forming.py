@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import symusic
 from musegen import grid as g
 from musegen.errors import RequestError
 from musegen.forms import Section
-from musegen.generation import SampledPiece, sample_pieces
+from musegen.generation import Generation, SampledBar, SampledPiece, stream
 from musegen.id_tables import CLOSED
 from musegen.layout import StreamLayout
 from musegen.sampling import SamplingOptions
@@ -74,37 +75,52 @@ class SectionWriter:
         """All sections, one after the other."""
         from tqdm.auto import tqdm
 
-        shown = [section for section in self.sections if section.new]
-        with tqdm(total=len(shown), desc="sections", disable=not progress) as bar:
-            for number, section in enumerate(self.sections):
-                self._section(number, section)
-                bar.update(section.new > 0)
+        with tqdm(total=self.total * len(self.bars), desc="bars", disable=not progress) as shown:
+            for _ in self.stream():
+                shown.update()
+        return self.finish()
+
+    def stream(self, stop: threading.Event | None = None) -> Iterator[SampledBar]:
+        """All bars but those of openings, each when it is finished; what returns comes at once.
+
+        Args:
+            stop: Set it to end the work at the next id.
+        """
+        for number, section in enumerate(self.sections):
+            pieces = [i for i, whole in enumerate(self.whole) if whole]
+            for i in pieces:
+                taken = self.known[i][section.source][: section.kept] if section.kept else []
+                for bar in taken:
+                    self.bars[i].append(bar)
+                    yield self._bar(i, len(self.bars[i]) - 1, bar)
+            end = section.first_bar - 1 + section.bars
+            writing = [i for i in pieces if len(self.bars[i]) < end]
+            if writing:
+                yield from self._write(writing, number, end, stop)
+            for i in pieces:
+                self.known[i][section.name] = self.bars[i][section.first_bar - 1 :]
+
+    def finish(self) -> list[Any]:
+        """The pieces as far as they have come."""
         return [self._finish(i) for i in range(len(self.bars))]
 
-    def _section(self, number: int, section: Section) -> None:
-        pieces = [i for i, whole in enumerate(self.whole) if whole]
-        for i in pieces:
-            if section.kept:
-                self.bars[i] += self.known[i][section.source][: section.kept]
-        end = section.first_bar - 1 + section.bars
-        writing = [i for i in pieces if len(self.bars[i]) < end]
-        if writing:
-            self._write(writing, number, end)
-        for i in pieces:
-            self.known[i][section.name] = self.bars[i][section.first_bar - 1 :]
+    def _bar(self, piece: int, number: int, ids: list[int]) -> SampledBar:
+        return SampledBar(piece, number, ids, -1, number + 1 == self.total)
 
-    def _write(self, pieces: list[int], number: int, end: int) -> None:
+    def _write(self, pieces: list[int], number: int, end: int, stop: threading.Event | None) -> Iterator[SampledBar]:
         """The bars up to `end`."""
         grammar, ids, states = self.request.grammar, [], []
         for i in pieces:
             ids.append(self.tokenizer.stream(self.bars[i], self.heads[i], total=self.total, eos=False))
             state = dataclasses.replace(grammar.read(ids[-1]), total=self.total)
             states.append(dataclasses.replace(state, kind=CLOSED) if self.bars[i] else state)
-        written = sample_pieces(
+        work = Generation(
             self.model, grammar, ids, [end] * len(pieces), self.options, states=states,
             keys=[(*self.keys[i], number) for i in pieces], layout=self.layout,
         )  # fmt: skip
-        for i, piece in zip(pieces, written):
+        for bar in stream(work, stop=stop):
+            yield self._bar(pieces[bar.piece], bar.number, bar.ids)
+        for i, piece in zip(pieces, work.pieces):
             if not self.bars[i]:  # the model may have said more of the piece than it was told
                 self.heads[i] = self.layout.header(piece.ids)
             new = piece.ids[piece.prompt_length :]

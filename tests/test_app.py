@@ -16,11 +16,12 @@ import pytest
 
 from musegen import grid as g
 from musegen.app.bounds import Bounds
-from musegen.app.forms import ANY, NOTHING, ONWARD, OWN, REWRITE, Form
+from musegen.app.forms import ANY, NOTHING, ONWARD, OWN, PLANS, REWRITE, Form
 from musegen.app.reading import Hands
 from musegen.app.roll import Roll
 from musegen.app.sessions import Sessions
 from musegen.errors import ConfigError, RequestError, WorkerError
+from musegen.forms import parse_form
 from musegen.sampling import SamplingOptions
 from musegen.scores import midi_bytes, parse_midi
 
@@ -125,6 +126,24 @@ def test_composing(visit):
     assert "8 new bars against the works in corpus" in page.inner_text("#judgement")
     assert page.locator("#compose", has_text="Compose").is_enabled() and not page.locator("#stop").is_visible()
     assert refused == []
+
+
+@browsing
+def test_a_song_returns_to_where_it_began(visit):
+    page = visit()
+    field = page.locator("#plan input").first
+    field.click()
+    page.get_by_role("option", name="There and back").click()
+    compose(page, bars=12)
+    assert "12 bars by mozart-gpt" in done(page)
+    score = downloaded(page)
+    notes, starts = g.note_array(score), g.bar_grid(score).starts
+    first, last = (notes[(notes["onset"] >= starts[i]) & (notes["onset"] < starts[i + 4])] for i in (0, 8))
+    assert np.array_equal(first["pitch"], last["pitch"])
+    assert np.array_equal(first["onset"], last["onset"] - starts[8])
+    sheet = page.locator(".mg-sheet img").first.get_attribute("src")
+    letters = re.findall(r">([AB])<", base64.b64decode(sheet.split(",", 1)[1]).decode())
+    assert letters == ["A", "B", "A"]
 
 
 @browsing
@@ -256,6 +275,8 @@ def test_closed_doors_and_bounds_of_bodies(served):
         ({"instruments": "x" * 5000}, "at most 120 letters"),
         ({"composer": ["a"]}, "composer: a few words"),
         ({"tempo": 1e9}, "tempo: a number from 20 to 300"),
+        ({"plan": "Sonata"}, "form: one of As it comes"),
+        ({"plan": ["A B A"]}, "form: one of As it comes"),
         ({"mode": REWRITE, "first": 9, "last": 8}, "the first one first"),
         ({"mode": REWRITE, "first": 1, "last": 64}, "from 1 to 16 bars"),
     ],
@@ -274,6 +295,22 @@ def test_a_form_becomes_a_request():
     for surprise, drawn in ((0, (0.63, 0.94)), (10, (1.17, 0.999))):
         found = Form(model="small", surprise=surprise, seed=1).checked(Bounds(), ["small"]).options(tuned)
         assert (found.temperature, found.top_p) == drawn
+
+
+def test_a_form_shares_out_the_new_bars():
+    def asked(plan, bars, mode=NOTHING):
+        return Form(model="small", mode=mode, plan=plan, bars=bars).checked(Bounds(), ["small"])
+
+    song, rondo = (plan for plan in PLANS if plan.startswith(("Rondo", "Song")))
+    assert asked(None, 16).form(0) == asked("As it comes", 16).form(4) == (None, 16)
+    assert asked(song, 32).form(0) == ("A8 A' B8 A'", 32) and asked(rondo, 32).form(0) == ("A6 B6 A6 C6 A6", 30)
+    assert asked(song, 28, ONWARD).form(4) == ("A8 A' B8 A'", 28)
+    assert [section.bars for section in parse_form(asked(song, 33).form(0)[0])] == [8] * 4
+    assert asked(song, 16, REWRITE).form(0) == (None, 4)
+    with pytest.raises(RequestError, match=r"A B A C A needs 10 new bars or more$"):
+        asked(rondo, 9).form(0)
+    with pytest.raises(RequestError, match="A A' B A' needs 24 new bars or more, or keep fewer than 8 bars"):
+        asked(song, 23, ONWARD).form(8)
 
 
 def test_the_composer_is_the_models_own_unless_a_person_chooses():
@@ -299,6 +336,19 @@ def test_the_piano_roll_has_every_note_in_its_bar(scores):
     svg = roll.svg()
     assert svg.count("h-") == len(g.note_array(scores["k545"])) and 'class="given"' in svg
     assert f"Piano roll of {len(g.bar_grid(scores['k545']))} bars" in svg
+
+
+def test_where_real_pieces_are_short_fewer_bars_are_compared(served, scores, monkeypatch):
+    from musegen.app import yardstick
+
+    monkeypatch.setattr(yardstick, "LENGTHS", (1000, 8, 4))
+    real = yardstick.RealYardstick(served.studio.yardstick._corpus)
+    try:
+        found = real.judge(scores["k545"], 0, 1000, seconds=WAIT / 1000)
+        assert found.bars == 8 and found.works >= 1
+        assert found == real.judge(scores["k545"], 0, 8, seconds=WAIT / 1000)
+    finally:
+        real.close()
 
 
 def test_without_a_model_there_is_no_page(monkeypatch):

@@ -1,6 +1,7 @@
 """Form: what letters mean, and that sections return as they were."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import symusic
 import torch
 
 from musegen import grid as g
-from musegen.composing import compose
+from musegen.composing import compose, compose_bars
 from musegen.errors import RequestError
 from musegen.forms import FORMS, Section, parse_form
 from musegen.grammar import Grammar
@@ -120,6 +121,25 @@ def test_the_same_seed_gives_the_same_piece_in_any_company(lstm, tokenizer):
     assert alone.input_ids != compose(
         lstm, tokenizer, form="A2 B2 A", options=dataclasses.replace(OPTIONS, seed=4)
     )[0].input_ids  # fmt: skip
+
+
+def test_bars_come_as_they_are_made_and_what_returns_at_once(lstm, tokenizer, scores):
+    whole = compose(lstm, tokenizer, scores["k545"], form="A3 B2 A", prompt_bars=2, options=OPTIONS)[0]
+    made, seen = [], []
+    settings = {"form": "A3 B2 A", "prompt_bars": 2, "options": OPTIONS}
+    for bar in compose_bars(lstm, tokenizer, scores["k545"], finish=made.extend, **settings):
+        seen.append((bar.number, bar.ended))
+        heard, wanted = g.note_array(bar.score), (bar_notes(whole.score) + [[]] * 8)[bar.number - 1]
+        struck = sorted(zip(heard["onset"].tolist(), heard["pitch"].tolist()))
+        assert struck == sorted((onset, pitch) for onset, _, pitch, _ in wanted)  # notes are cut at the bar's end
+    assert seen == [(number, number == 8) for number in range(3, 9)]
+    assert made[0].input_ids == whole.input_ids and made[0].sections == whole.sections
+    stop, made = threading.Event(), []
+    for bar in compose_bars(lstm, tokenizer, form="A4 B4 A", options=OPTIONS, stop=stop, finish=made.extend):
+        if bar.number == 5:
+            stop.set()
+    assert not made[0].ended and [section.name for section in made[0].sections] == ["A", "B"]
+    assert 5 <= len(bar_notes(made[0].score)) < 12
 
 
 def test_an_opening_is_the_beginning_of_the_first_section(lstm, tokenizer, scores):

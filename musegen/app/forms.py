@@ -30,6 +30,14 @@ INSTRUMENTS = (
     "piano", "string quartet", "string trio", "piano trio", "violin", "flute", "clarinet quintet",
     "wind quintet", "string orchestra", "orchestra", "harpsichord", "church organ",
 )  # fmt: skip
+PLANS = {
+    "As it comes": None,
+    "Two parts: A A' B B'": "A A' B B'",
+    "There and back: A B A": "A B A",
+    "Song: A A' B A'": "A A' B A'",
+    "Rondo: A B A C A": "A B A C A",
+}
+_LEAST_SECTION = 2  # bars
 MOST_SURPRISE = 10
 _LONGEST_TEXT = 120  # characters of any answer
 _MOST_SEED = 2**31 - 1
@@ -43,6 +51,7 @@ class Form:
         mode: One of `MODES`.
         model: Name of a model.
         bars: New bars.
+        plan: One of `PLANS`: which sections the piece has.
         key: Such as `D major`; None or `ANY` leaves it to the model, as in the next four.
         metre: Such as `3/4`.
         tempo: Quarter notes a minute.
@@ -58,6 +67,7 @@ class Form:
     mode: Any = NOTHING
     model: Any = None
     bars: Any = 16
+    plan: Any = None
     key: Any = None
     metre: Any = None
     tempo: Any = None
@@ -86,6 +96,8 @@ class Form:
         last = _whole(self.last, "last bar", 1, bounds.upload_bars) if self.mode == REWRITE else 1
         if not 0 <= last - first < bounds.gap_bars:
             raise RequestError(f"bars to write anew: from 1 to {bounds.gap_bars} bars, the first one first")
+        if self.plan not in (None, *PLANS):
+            raise RequestError(f"form: one of {', '.join(PLANS)}")
         return Asked(
             self.mode,
             self.model,
@@ -103,6 +115,7 @@ class Form:
             _whole(self.opening, "bars to keep", 1, bounds.opening_bars) if self.mode == ONWARD else 0,
             first,
             last,
+            PLANS.get(self.plan) if self.mode != REWRITE else None,
         )
 
 
@@ -120,6 +133,27 @@ class Asked:
     opening: int
     first: int
     last: int
+    plan: str | None = None
+
+    def form(self, kept: int) -> tuple[str | None, int]:
+        """The form with the bars of its sections, all as long as they can be, and how many new bars it has.
+
+        Args:
+            kept: Bars of an opening, with which the first section begins.
+
+        Raises:
+            RequestError: If there are too few bars for it.
+        """
+        if self.plan is None:
+            return None, self.bars
+        letters = self.plan.split()
+        each = (kept + self.bars) // len(letters)
+        if each < max(kept, _LEAST_SECTION):
+            need = len(letters) * max(kept, _LEAST_SECTION) - kept
+            fewer = f", or keep fewer than {kept} bars" if kept > _LEAST_SECTION else ""
+            raise RequestError(f"form: {self.plan} needs {need} new bars or more{fewer}")
+        numbered = [letter if "'" in letter else f"{letter}{each}" for letter in letters]
+        return " ".join(numbered), each * len(letters) - kept
 
     def options(self, model) -> SamplingOptions:
         """One slider for temperature and top_p: 5 is the model's own way, below it is safer, above it bolder."""

@@ -89,6 +89,10 @@ class _Asking:
         self.given = gr.State(None, time_to_live=3600)
         self.model = gr.Dropdown(studio.models, value=studio.models[0], label="Model", elem_id="model")
         self.bars = gr.Slider(4, bounds.bars, 16, step=1, label="New bars", elem_id="bars")
+        plans = list(forms.PLANS)
+        self.plan = gr.Dropdown(
+            plans, value=plans[0], label="Form", elem_id="plan", info="What returns is the same, A' has another end"
+        )
         with gr.Row():
             self.key = gr.Dropdown([ANY, *forms.KEYS], value=ANY, label="Key", min_width=130)
             self.metre = gr.Dropdown([ANY, *forms.METRES], value=ANY, label="Metre", min_width=130)
@@ -146,9 +150,10 @@ def _connect(studio: Studio, asked: _Asking, shown: list) -> None:
             gr.update(visible=mode == ONWARD),
             gr.update(visible=mode == REWRITE),
             gr.update(visible=mode != REWRITE),
+            gr.update(visible=mode != REWRITE),
         ),
         asked.mode,
-        [asked.giving, asked.opening, asked.gap, asked.bars],
+        [asked.giving, asked.opening, asked.gap, asked.bars, asked.plan],
         show_progress="hidden", queue=False, **private,
     )  # fmt: skip
     asked.file.upload(

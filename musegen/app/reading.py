@@ -84,10 +84,13 @@ def _read(name: str, data: bytes, bounds: Bounds) -> dict[str, Any]:
 
 
 def _draw(midi: bytes, title: str, folder: str, bounds: Bounds) -> dict[str, Any]:
+    import symusic
+
     from musegen.rendering import engrave, render_audio, score_to_musicxml
     from musegen.scores import parse_midi
 
     score = parse_midi(midi, "the piece").score
+    score.markers = symusic.Score.from_midi(midi).markers  # a file of our own, in the same ticks
     document = score_to_musicxml(score, title=title)
     pages = engrave(document, Path(folder) / "sheet.svg", max_pages=bounds.pages + 1)
     sound = Path(folder) / "sound.mp3"

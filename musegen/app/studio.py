@@ -154,12 +154,13 @@ class Studio:
             whole = parse_midi(given.midi, given.name).score
             kept = min(asked.opening, given.bars)
             opening = cut_bars(whole, 0, kept)
-        roll = Roll(kept + asked.bars, kept)
+        form, count = asked.form(kept)
+        roll = Roll(kept + count, kept)
         if opening is not None:
             roll.add(opening)
-        yield View(views.status(f"Composing {asked.bars} bars", 0, asked.bars), roll.svg())
+        yield View(views.status(f"Composing {count} bars", 0, count), roll.svg())
         bars = compose_bars(
-            model, tokenizer, opening, bars=asked.bars, wishes=asked.wishes, options=asked.options(model),
+            model, tokenizer, opening, bars=count, form=form, wishes=asked.wishes, options=asked.options(model),
             stop=running.stop, finish=made.extend,
         )  # fmt: skip
         shown = time.monotonic()
@@ -169,14 +170,14 @@ class Studio:
             written += 1
             if time.monotonic() - shown > _FRAME_SECONDS:
                 shown = time.monotonic()
-                yield View(views.status(f"Bar {written} of {asked.bars}", written, asked.bars), roll.svg())
+                yield View(views.status(f"Bar {written} of {count}", written, count), roll.svg())
         if not written:
             raise RequestError("stopped before the first bar was whole" + _why(running))
         # Of a piece that was stopped, the bar under way is left out as it is on the screen.
         if not made[0].ended:
             made[0] = dataclasses.replace(made[0], score=cut_bars(made[0].score, 0, kept + written))
         roll.total = roll.bars
-        yield View(views.status("Engraving and playing", written, asked.bars), roll.svg())
+        yield View(views.status("Engraving and playing", written, count), roll.svg())
         return roll.bars
 
     def _rewrite(self, asked: Asked, given: Given, running: Running, made: list) -> Steps:

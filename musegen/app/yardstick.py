@@ -98,7 +98,10 @@ class RealYardstick:
         future = self._measured(length)
         if not wait([future], timeout=seconds).done:
             return None
-        yardstick, bands, works = future.result()
+        yardstick, bands, works, length = future.result()
+        part = cut_bars(score, first, length)
+        if len(notewise.encode_ids(part)) < bleu.MIN_LENGTH:
+            raise ConfigError(f"too few notes in its first {length} bars to be compared")
         (found,), _ = yardstick.measure([Piece("piece", "piece", part)])
         return Judgement(
             length, found.values[BLEU], bands[BLEU], found.transposed, bands[SPAN], self.against, works
@@ -115,11 +118,15 @@ class RealYardstick:
                 self._made[length] = self._thread.submit(self._measure, length)
             return self._made[length]
 
-    def _measure(self, length: int) -> tuple[Yardstick, dict[str, Band], int]:
+    def _measure(self, most: int) -> tuple[Yardstick, dict[str, Band], int, int]:
+        """What is to be measured with, for so many bars or the most that a held-out piece has."""
         train, held_out = self._read()
-        real = excerpts(held_out, length, min(EXCERPTS_A_PIECE * len(held_out), MAX_EXCERPTS))
-        if not real:
-            raise ConfigError(f"no held-out piece of the corpus is long enough for {length} bars")
+        for length in (n for n in LENGTHS if n <= most):
+            real = excerpts(held_out, length, min(EXCERPTS_A_PIECE * len(held_out), MAX_EXCERPTS))
+            if real:
+                break
+        else:
+            raise ConfigError(f"no held-out piece of the corpus is long enough for {LENGTHS[-1]} bars")
         tokens = bleu.common_length([notewise.encode_ids(piece.score) for piece in real])
         yardstick = Yardstick(train, tokens)
         held, _ = yardstick.measure(real)
@@ -128,7 +135,7 @@ class RealYardstick:
         music = RealMusic([m.piece.work for m in held + others], np.arange(len(held + others)) < len(held))
         values = table(held + others, (BLEU, SPAN))
         bands = {BLEU: music.band(values[:, 0], 1, 1.0), SPAN: music.band(values[:, 1], 1)}
-        return yardstick, bands, len(music.works)
+        return yardstick, bands, len(music.works), length
 
     def _read(self) -> tuple[list[Piece], list[Piece]]:
         if self._pieces is None:
