@@ -6,20 +6,25 @@ most of its time; see `hub_double` for what this can and cannot prove.
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_double import HubDouble
 from safetensors.torch import load_file
 
+from musegen.controls import Controls
 from musegen.corpus import build_corpus
 from musegen.errors import HubError
-from musegen.hub import publishing
+from musegen.grammar import Grammar
+from musegen.hub import pipeline_symbolic_music, publishing
 from musegen.hub.publishing import Request, next_tag, publish
 from musegen.models import build_model, load_causal_lm, save_with_code
+from musegen.repetition import BarLoops
 from musegen.scores import midi_bytes
 from musegen.shipped import CHECKPOINTS
 from musegen.training import save_model
@@ -290,6 +295,37 @@ def test_weights_that_ship_as_halves_are_sent_as_halves_and_computed_with_in_flo
     assert {value.dtype for value in sent.values()} == {torch.float16}
     assert sent.keys() == ships.keys() and all(torch.equal(sent[key], ships[key]) for key in ships)
     assert load_causal_lm(folder).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("key", "tonic"), [(None, None), ("g minor", (7, True)), ("Eb", (3, False))])
+def test_without_musegen_ids_are_weighed_as_with_it(tmp_path, tokenizer, scores, key, tonic):
+    """Against standing still and for a key, in a real piece whose bars are sometimes played again and again."""
+    tokenizer.save_pretrained(tmp_path)
+    guard = pipeline_symbolic_music.Guard(
+        pipeline_symbolic_music.Tokens(tokenizer, tmp_path / "miditok.json"), 4.0, key
+    )
+    grammar = Grammar(tokenizer, key=tonic)
+    loops, state, rng = BarLoops(grammar), grammar.read(()), random.Random(0)
+    bars = tokenizer.merge_bars(tokenizer.base_ids(scores["k155/movement3"]))[:60]
+    bars = [bar for bar in bars for _ in range(rng.choice([1, 1, 1, 5]))]
+    ids = tokenizer.stream(bars, tokenizer.header_ids(Controls(tempo=96.0)))
+    start = shown = punished = 0
+    guard.begin([], 0)
+    for i, token in enumerate(ids):
+        if i and rng.random() < 0.02:  # a new window, in which the model is shown the last ids
+            start, shown = i, min(i, 7)
+            guard.begin(ids[:i], shown)
+        window = ids[start - shown : i + 1]
+        loops.advance(token)
+        state = grammar.advance(state, token)
+        wanted = np.zeros(len(tokenizer), np.float32)
+        loops.punish(wanted, 4.0)
+        foreign = grammar.foreign_notes(state)
+        wanted -= 0 if foreign is None else foreign
+        found = guard(torch.tensor([window]), torch.zeros(1, len(tokenizer)))[0].numpy()
+        assert np.allclose(found, wanted), i
+        punished += bool(np.any(wanted < -2))
+    assert 20 < punished < len(ids) / 2
 
 
 def folder_of(path):

@@ -15,7 +15,7 @@ import struct
 from pathlib import Path
 
 import torch
-from transformers import Pipeline, StoppingCriteria
+from transformers import LogitsProcessor, Pipeline, StoppingCriteria
 from transformers.utils import cached_file
 
 try:
@@ -30,6 +30,11 @@ VELOCITY = 64
 DRUM_CHANNEL = 9
 MAX_BARS = 256  # as many as a `Left` token can announce
 NEEDS = "needs musegen beside this model: pip install musegen"
+# Bars back -> bars in a row that may be like those, and the share of notes that makes them alike (musegen.repetition).
+RUNS = {1: 3, 2: 4, 3: 3, 4: 5, 8: 8}
+LIKE = 0.5
+FOREIGN_NATS = 0.5  # that a note outside the key which was asked for loses
+MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 9, 10, 11)
 NAMED = ("Composer", "Key", "Tempo", "Program", "Left", "TimeSig")  # what a header, or a first bar, says
 
 
@@ -37,10 +42,11 @@ class StandalonePipeline(Pipeline):
     """Composes from nothing, with torch and transformers alone.
 
     Options: `bars` (1 to 256), `key` ("D major"), `tempo` (quarter notes a minute), `time_signature` ("3/4"),
-    `composer`, `instruments` (General MIDI programs from 0, -1 for drums), `temperature`, `top_p`, `seed`,
-    `max_tokens`, `num_return_sequences`. Returns a dictionary, or a list of them, of `midi` (bytes), `notes` (onset,
-    duration, pitch, program), `input_ids` and `ended`. `temperature`, `top_p` and `composer` are the model's own by
-    default (`generation_config.json`, `task_specific_params`); `composer="any"` names none.
+    `composer`, `instruments` (General MIDI programs from 0, -1 for drums), `temperature`, `top_p`, `repetition` (nats
+    against standing still), `seed`, `max_tokens`, `num_return_sequences`. Returns a dictionary, or a list of them, of
+    `midi` (bytes), `notes` (onset, duration, pitch, program), `input_ids` and `ended`. `temperature`, `top_p`,
+    `repetition` and `composer` are the model's own by default (`generation_config.json`, `task_specific_params`);
+    `composer="any"` names none.
     """
 
     _load_tokenizer = True
@@ -49,7 +55,8 @@ class StandalonePipeline(Pipeline):
     _load_feature_extractor = False
     _OPTIONS = {
         "bars": 16, "key": None, "tempo": None, "time_signature": None, "composer": None, "instruments": (),
-        "temperature": None, "top_p": None, "seed": 0, "max_tokens": 8192, "num_return_sequences": 1,
+        "temperature": None, "top_p": None, "repetition": None, "seed": 0, "max_tokens": 8192,
+        "num_return_sequences": 1,
     }  # fmt: skip
 
     def __init__(self, *args, **kwargs):
@@ -78,9 +85,10 @@ class StandalonePipeline(Pipeline):
         for name, usual in (("temperature", 1.0), ("top_p", 0.97)):
             if options[name] is None:
                 options[name] = usual if getattr(own, name, None) is None else getattr(own, name)
-        if options["composer"] is None:
-            told = getattr(self.model.config, "task_specific_params", None) or {}
-            options["composer"] = told.get("music-generation", {}).get("composer")
+        told = (getattr(self.model.config, "task_specific_params", None) or {}).get("music-generation", {})
+        for name, usual in (("composer", None), ("repetition", 0.0)):
+            if options[name] is None:
+                options[name] = told.get(name, usual)
         if options["composer"] == "any":
             options["composer"] = None
         count, seed = options.pop("num_return_sequences"), options.pop("seed")
@@ -203,8 +211,89 @@ class _Bars(StoppingCriteria):
         return torch.tensor([bars > self.limit], device=input_ids.device)
 
 
+class Guard(LogitsProcessor):
+    """Weighs ids as musegen does: against standing still, and for the key that was asked for.
+
+    Args:
+        tokens: Of the tokenizer.
+        nats: Taken for each note that goes on with bars which have been alike for longer than music's are.
+        key: Such as "D major".
+    """
+
+    def __init__(self, tokens, nats=0.0, key=None):
+        self.tokens, self.nats = tokens, nats
+        self.table = [
+            (i, *strike)
+            for i, names in enumerate(tokens.names)
+            if names and names[0] != "Bar_None"  # which bar it would be is not known before
+            for strike in self._strikes(names, None, None)[0]
+        ]
+        self.foreign = torch.zeros(len(tokens.names))
+        if key is not None:
+            tonic, minor = key_number(key)
+            scale = {(tonic + step) % 12 for step in (MINOR if minor else MAJOR)}
+            for i, names in enumerate(tokens.names):
+                struck = self._strikes(names, None, None)[0]
+                lost = sum(program != -1 and pitch % 12 not in scale for _, program, pitch in struck)
+                self.foreign[i] = FOREIGN_NATS * lost
+        self.bars, self.now, self.runs = [], None, dict.fromkeys(RUNS, 0)
+        self.position, self.program = 0, -2
+        self.ids, self.window, self.count = [], 0, 0
+
+    def begin(self, ids, window):
+        """Before the model goes on: all ids so far, and how many of them it is shown."""
+        self.ids, self.window = list(ids), window
+
+    def __call__(self, input_ids, scores):
+        """The scores (1, vocabulary) of the next id."""
+        ids = self.ids + input_ids[0, self.window :].tolist()
+        for i in ids[self.count :]:
+            self._advance(i)
+        self.count = len(ids)
+        lost = torch.zeros(len(self.tokens.names))
+        if self.program != -1:
+            lost += self.foreign
+        stale = [self.bars[-back] for back, most in RUNS.items() if self.runs[back] >= most and self.now is not None]
+        stale = set().union(*(bar for bar in stale if 2 * len(self.now - bar) < len(bar)))
+        if stale and self.nats:
+            for i, position, program, pitch in self.table:
+                position = self.position if position is None else position
+                if (position, self.program if program is None else program, pitch) in stale:
+                    lost[i] += self.nats
+        return scores - lost.to(scores)[None, : scores.shape[-1]]
+
+    def _advance(self, i):
+        if self.tokens.begins_bar[i]:
+            if self.now is not None:
+                for back in RUNS:
+                    before = self.bars[-back] if len(self.bars) >= back else set()
+                    fuller = max(len(before), len(self.now)) if before else 0
+                    same = fuller and len(before & self.now) >= LIKE * fuller
+                    self.runs[back] = self.runs[back] + 1 if same else 0
+                self.bars = [*self.bars, self.now][-max(RUNS) :]
+            self.now = set()
+        if self.now is not None:
+            found, self.position, self.program = self._strikes(self.tokens.names[i], self.position, self.program)
+            self.now.update(found)
+
+    @staticmethod
+    def _strikes(names, position, program):
+        found = []
+        for name in names:
+            kind, _, value = name.partition("_")
+            if kind == "Bar":
+                position, program = 0, -2
+            elif kind == "Position":
+                position = int(value)
+            elif kind == "Program":
+                program = int(value)
+            elif kind == "Pitch":
+                found.append((position, program, int(value)))
+        return found, position, program
+
+
 @torch.no_grad()
-def write(model, tokens, bars, max_tokens, temperature=1.0, top_p=0.97, time_signature=None, **header):
+def write(model, tokens, bars, max_tokens, temperature=1.0, top_p=0.97, repetition=0.0, time_signature=None, **header):
     """Ids of a new piece, and whether the model ended it.
 
     What has become longer than the model's context is continued from its last bars.
@@ -215,8 +304,9 @@ def write(model, tokens, bars, max_tokens, temperature=1.0, top_p=0.97, time_sig
         ids += [tokens.id_of["Bar_None"], tokens.find("TimeSig", time_signature)]
     # An LSTM has none.
     context = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
-    window = ids
+    window, guard = ids, Guard(tokens, repetition, header.get("key"))
     while True:
+        guard.begin(ids, len(window))
         done = sum(tokens.begins_bar[i] for i in ids)
         within = sum(tokens.begins_bar[i] for i in window)
         room = min(max_tokens - len(ids), (context or max_tokens) - len(window))
@@ -229,6 +319,7 @@ def write(model, tokens, bars, max_tokens, temperature=1.0, top_p=0.97, time_sig
             max_new_tokens=room,
             stopping_criteria=[_Bars(tokens, within + bars - done)],
             suppress_tokens=tokens.never,
+            logits_processor=[guard],
             pad_token_id=tokens.never[0],
             eos_token_id=tokens.end,
             **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}),
@@ -248,16 +339,20 @@ def write(model, tokens, bars, max_tokens, temperature=1.0, top_p=0.97, time_sig
         window = [first, *said, *left, *ids[recent:]]
 
 
-def key_name(text):
-    """A key such as "D major", "f# minor" or "Bb" as its token names it."""
+def key_number(text):
+    """Pitch class of the tonic of a key such as "D major", "f# minor" or "Bb", and whether it is minor."""
     found = re.fullmatch(r"\s*([A-Ga-g])([#b]?)\s*(major|minor|maj|min|m)?\s*", text)
     if not found:
         raise ValueError(f"key {text!r}: write it as D major, F# minor or Bb")
     step, sign, mode = found.groups()
     minor = mode.startswith("min") or mode == "m" if mode else step.islower()
-    number = (
-        {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[step.upper()] + (sign == "#") - (sign == "b")
-    ) % 12
+    number = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[step.upper()]
+    return (number + (sign == "#") - (sign == "b")) % 12, minor
+
+
+def key_name(text):
+    """A key as its token names it."""
+    number, minor = key_number(text)
     spelling = "C C# D Eb E F F# G G# A Bb B" if minor else "C Db D Eb E F F# G Ab A Bb B"
     return spelling.split()[number] + ("min" if minor else "maj")
 
