@@ -104,6 +104,8 @@ class _DataReader(pickle.Unpickler):
             return found
         if self.imports and isinstance(found, type) and issubclass(found, enum.Enum):
             return found
+        if self.imports and isinstance(found, enum.Enum):  # Python 3.10 pickles members of some by their own names
+            return found
         raise pickle.UnpicklingError(f"a worker's message names {module}.{name}, which is no data")
 
 
