@@ -220,7 +220,7 @@ class _Request:
             asked=wishes.programs or (),
             key=wishes.tonic,
         )
-        self.given, self.ids, self.budgets = [], [], []
+        self.given, self.bars, self.ids, self.budgets = [], [], [], []
         for prompt, header in zip(self.prompts, self.headers):
             self._lay(prompt, header, bars)
 
@@ -233,6 +233,7 @@ class _Request:
         # How long the piece will be is not known where the model is to end it: it says so at the next bar.
         ids = self.tokenizer.stream(own, head, total=total, eos=False, left=total is not None)
         self.given.append(len(own))
+        self.bars.append(own)
         self.ids.append(ids)
         self.budgets.append(total)
 

@@ -63,10 +63,7 @@ class SectionWriter:
             raise RequestError(f"{count} prompts and {len(self.keys)} keys: one each")
         # Of each piece: what stands before its first bar, its bars, and those of its sections by name.
         self.heads = [self.tokenizer.header_ids(header) for header in request.headers]
-        self.bars = [
-            [] if prompt is None else self.tokenizer.merge_bars(self.tokenizer.base_ids(prompt))
-            for prompt in request.prompts
-        ]
+        self.bars = [list(bars) for bars in request.bars]
         self.known: list[dict[str, list]] = [{} for _ in range(count)]
         self.nats: list[list[np.ndarray]] = [[] for _ in range(count)]
         self.whole = [True] * count

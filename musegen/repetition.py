@@ -13,6 +13,8 @@ The bounds are the 95th percentile of the longest run in each of 137 pieces by M
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 
 from musegen.grammar import Grammar
@@ -67,6 +69,14 @@ class Strikes:
 
 
 _OPEN, _NONE = -9, -2  # as before the id; no program named yet
+_TABLES: weakref.WeakKeyDictionary[Grammar, Strikes] = weakref.WeakKeyDictionary()
+
+
+def _strikes_of(grammar: Grammar) -> Strikes:
+    """One table for all pieces of a request."""
+    if grammar not in _TABLES:
+        _TABLES[grammar] = Strikes(grammar)
+    return _TABLES[grammar]
 
 
 def _code(position, program, pitch):
@@ -81,9 +91,7 @@ class BarLoops:
     """
 
     def __init__(self, grammar: Grammar):
-        if not hasattr(grammar, "strikes"):  # one table for all pieces
-            grammar.strikes = Strikes(grammar)
-        self._strikes: Strikes = grammar.strikes
+        self._strikes = _strikes_of(grammar)
         self._begins_bar = grammar.first == BAR
         self._bars: list[set[Strike]] = []  # only what the longest look back needs
         self._now: set[Strike] | None = None

@@ -14,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 
+from musegen import repetition
 from musegen.composing import load_model
 from musegen.controls import TASK, task_params
 from musegen.corpus import load_corpus
@@ -33,13 +34,16 @@ def main() -> None:
     parser.add_argument("--bars", type=int, default=64)
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--form")
+    parser.add_argument("--runs", type=int, nargs=len(repetition.RUNS), help="alike bars in a row before it acts")
     told = parser.parse_args()
+    if told.runs:
+        repetition.RUNS = dict(zip(repetition.RUNS, told.runs))
     splits = load_corpus(told.corpus)
     model, tokenizer = load_model(told.model)
     groups = {}
-    for temperature, top_p, repetition in itertools.product(told.temperature, told.top_p, told.repetition):
-        label = f"t{temperature:g}-p{top_p:g}-r{repetition:g}"
-        model.config.task_specific_params = {TASK: {**task_params(model), "repetition": repetition}}
+    for temperature, top_p, nats in itertools.product(told.temperature, told.top_p, told.repetition):
+        label = f"t{temperature:g}-p{top_p:g}-r{nats:g}"
+        model.config.task_specific_params = {TASK: {**task_params(model), "repetition": nats}}
         options = SampleOptions(told.num, told.bars, temperature, top_p, told.seed, form=told.form)
         groups[label] = draw_samples(model, tokenizer, label, told.out / "samples" / label, options)
     results = judge(

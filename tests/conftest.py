@@ -68,3 +68,16 @@ def tiny_model(tokenizer):
         n_embd=32,
         n_head=2,
     ).eval()
+
+
+@pytest.fixture(scope="session")
+def lstm(tokenizer):
+    """An untrained LSTM of one small layer."""
+    import torch
+
+    from musegen.models import build_model
+
+    torch.manual_seed(1)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {"hidden_size": 32, "embedding_size": 32}
+    return build_model("lstm-tiny", vocab_size=len(tokenizer), n_positions=128, **ids, **sizes).eval()

@@ -22,14 +22,6 @@ COLUMNS = ["onset", "duration", "pitch", "program", "velocity"]
 OPTIONS = SamplingOptions(seed=4, max_tokens=600)
 
 
-@pytest.fixture(scope="module")
-def lstm(tokenizer):
-    torch.manual_seed(1)
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    sizes = {"hidden_size": 32, "embedding_size": 32}
-    return build_model("lstm-tiny", vocab_size=len(tokenizer), n_positions=128, **ids, **sizes).eval()
-
-
 def rows(score, start=0, stop=2**30, programs=None):
     notes = g.note_array(score)
     inside = (notes["onset"] >= start) & (notes["onset"] < stop)

@@ -6,26 +6,16 @@ import threading
 import numpy as np
 import pytest
 import symusic
-import torch
 
 from musegen import grid as g
 from musegen.composing import compose, compose_bars
 from musegen.errors import RequestError
 from musegen.forms import FORMS, Section, parse_form
 from musegen.grammar import Grammar
-from musegen.models import build_model
 from musegen.sampling import SamplingOptions
 from musegen.wishes import Wishes
 
 OPTIONS = SamplingOptions(seed=3, max_tokens=4000)
-
-
-@pytest.fixture(scope="module")
-def lstm(tokenizer):
-    torch.manual_seed(1)
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    sizes = {"hidden_size": 32, "embedding_size": 32}
-    return build_model("lstm-tiny", vocab_size=len(tokenizer), n_positions=128, **ids, **sizes).eval()
 
 
 def bar_notes(score):
